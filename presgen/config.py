@@ -1,0 +1,208 @@
+"""DatabaseConfig: where the database is and how to reach it, as one frozen value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+from urllib.parse import quote
+
+from psycopg2 import ProgrammingError
+from psycopg2.extensions import parse_dsn
+
+from .errors import ConfigurationError
+
+_SSLMODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_TRUE: Final = frozenset({"1", "true", "yes", "on"})
+_FALSE: Final = frozenset({"", "0", "false", "no", "off"})
+
+_NOTHING_SET: Final = (
+    "no database is configured: set DATABASE_URL, or POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_HOST, POSTGRES_PORT "
+    "and POSTGRES_DB; to try presgen without a server: DATABASE_URL=embedded:///presgen-data "
+    "(pip install 'presgen[embedded]')"
+)
+_URL_FORMS: Final = (
+    "expected postgresql://user:password@host:5432/name, sqlite:///file, sqlite:///:memory: or embedded:///folder"
+)
+
+
+@dataclass(frozen=True, repr=False)
+class DatabaseConfig:
+    """How to reach the database. Times are in seconds.
+
+    `url` is `postgresql://…`, `sqlite:///file`, `sqlite:///:memory:` or `embedded:///folder`; as in
+    SQLAlchemy, a fourth slash makes a path absolute. Raises ConfigurationError for a bad value. No form
+    of printing shows the password.
+    """
+
+    url: str
+    pool_size: int = 20
+    max_overflow: int = 30
+    pool_timeout: float = 10.0
+    pool_recycle: float = 3600.0
+    connect_timeout: int = 10
+    statement_timeout: float | None = None
+    slow_query_seconds: float = 1.0
+    application_name: str = "presentation-generator"
+    sslmode: str | None = None
+    sslrootcert: str | None = None
+    debug: bool = False
+    pgbouncer: bool = False
+    backend: str = field(init=False)
+    path: str = field(init=False, default="")
+    _parameters: Mapping[str, Any] = field(init=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        scheme, separator, rest = str(self.url).partition("://")
+        if scheme in ("postgresql", "postgres") and separator:
+            self._set(backend="postgresql", _parameters=self._parse(f"postgresql://{rest}"))
+        elif scheme in ("sqlite", "embedded") and rest.startswith("/") and len(rest) > 1:
+            self._set(backend=scheme, path=rest[1:])
+        else:
+            raise ConfigurationError(f"the database URL is malformed: {_URL_FORMS}")
+        self._check_ranges()
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _parse(self, url: str) -> dict[str, str]:
+        try:
+            parameters: dict[str, str] = parse_dsn(url)
+        except (ProgrammingError, UnicodeError, ValueError):
+            # libpq quotes the URL, and with it the password.
+            raise ConfigurationError(f"the database URL is malformed: {_URL_FORMS}") from None
+        for port in parameters.get("port", "").split(","):
+            if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+                raise ConfigurationError("the port in the database URL must be a number from 1 to 65535")
+        return parameters
+
+    def _check_ranges(self) -> None:
+        for name, low in (
+            ("pool_size", 1),
+            ("max_overflow", 0),
+            ("pool_timeout", 0),
+            ("pool_recycle", 1),
+            ("connect_timeout", 1),
+            ("slow_query_seconds", 0),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < float("inf"):
+                raise ConfigurationError(f"{name} must be a number of at least {low}")
+        if self.statement_timeout is not None and not 0 < self.statement_timeout < float("inf"):
+            raise ConfigurationError("statement_timeout must be positive, or None for no limit")
+        if self.sslmode is not None and self.sslmode not in _SSLMODES:
+            raise ConfigurationError(f"sslmode must be one of {', '.join(_SSLMODES)}")
+
+    def __repr__(self) -> str:
+        return f"<DatabaseConfig {self.safe_url}>"
+
+    @property
+    def database(self) -> str:
+        """The database's name, or the file or folder."""
+        return self.path or str(self._parameters.get("dbname") or self._parameters.get("user") or "postgres")
+
+    @property
+    def safe_url(self) -> str:
+        """The URL without its password and options, for people and logs."""
+        if self.path:
+            return f"{self.backend}:///{self.path}"
+        known = self._parameters
+        user = f"{quote(known['user'], safe='')}@" if known.get("user") else ""
+        port = f":{known['port']}" if known.get("port") else ""
+        return f"postgresql://{user}{known.get('host', 'localhost')}{port}/{self.database}"
+
+    def connect_parameters(self) -> dict[str, Any]:
+        """The keyword arguments for psycopg2.connect, the password among them."""
+        parameters: dict[str, Any] = {
+            "host": "localhost",
+            "connect_timeout": self.connect_timeout,
+            "application_name": self.application_name,
+            # Together these bound a silent network to about twice the connect timeout.
+            "keepalives": 1,
+            "keepalives_idle": 10,
+            "keepalives_interval": 3,
+            "keepalives_count": 3,
+            "tcp_user_timeout": self.connect_timeout * 1000,
+        }
+        if not self.pgbouncer:
+            # PgBouncer refuses `options`; there the pool's role or database must be set to UTC.
+            options = "-c timezone=UTC"
+            if self.statement_timeout is not None:
+                options += f" -c statement_timeout={round(self.statement_timeout * 1000)}"
+            own = self._parameters.get("options")
+            parameters["options"] = f"{own} {options}" if own else options
+        parameters |= {name: value for name, value in self._parameters.items() if name != "options"}
+        parameters.setdefault("dbname", self.database)
+        if self.pgbouncer and "options" in self._parameters:
+            parameters["options"] = self._parameters["options"]
+        asked = [mode for mode in (self.sslmode, self._parameters.get("sslmode")) if mode]
+        if asked:
+            parameters["sslmode"] = max(asked, key=_SSLMODES.index)
+        if self.sslrootcert:
+            parameters["sslrootcert"] = self.sslrootcert
+        return parameters
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> DatabaseConfig:
+        """The configuration that DATABASE_* and POSTGRES_* variables describe; DATABASE_URL wins over POSTGRES_*."""
+        given: dict[str, Any] = {"url": environ.get("DATABASE_URL") or _url_from_parts(environ)}
+        for name, read in _VARIABLES.items():
+            variable = f"DATABASE_{name.upper()}"
+            raw = environ.get(variable, "").strip()
+            if raw:
+                given[name] = read(variable, raw)
+        if _flag("DATABASE_SSL", environ.get("DATABASE_SSL", "")):
+            asked = given.get("sslmode", "require")
+            if asked not in _SSLMODES:
+                raise ConfigurationError(f"DATABASE_SSLMODE must be one of {', '.join(_SSLMODES)}")
+            given["sslmode"] = max(asked, "require", key=_SSLMODES.index)
+        return cls(**given)
+
+
+def _url_from_parts(environ: Mapping[str, str]) -> str:
+    names = ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_HOST", "POSTGRES_PORT", "POSTGRES_DB")
+    if not any(environ.get(name) for name in names):
+        raise ConfigurationError(_NOTHING_SET)
+    missing = [name for name in ("POSTGRES_USER", "POSTGRES_DB") if not environ.get(name)]
+    if missing:
+        raise ConfigurationError(f"{' and '.join(missing)} must be set as well, or DATABASE_URL instead")
+    user, password, host, port, name = (quote(environ.get(part, ""), safe="") for part in names)
+    login = f"{user}:{password}" if password else user
+    return f"postgresql://{login}@{host or 'localhost'}:{port or '5432'}/{name}"
+
+
+def _flag(variable: str, raw: str) -> bool:
+    lowered = raw.strip().lower()
+    if lowered in _TRUE:
+        return True
+    if lowered in _FALSE:
+        return False
+    raise ConfigurationError(f"{variable} must be true or false")
+
+
+def _whole(variable: str, raw: str) -> int:
+    try:
+        return int(raw)
+    except ValueError:
+        raise ConfigurationError(f"{variable} must be a whole number") from None
+
+
+def _seconds(variable: str, raw: str) -> float:
+    try:
+        return float(raw)
+    except ValueError:
+        raise ConfigurationError(f"{variable} must be a number of seconds") from None
+
+
+def _text(variable: str, raw: str) -> str:
+    return raw
+
+
+_READERS: Final = {"int": _whole, "float": _seconds, "float | None": _seconds, "bool": _flag}
+_VARIABLES: Final = {
+    option.name: _READERS.get(str(option.type), _text)
+    for option in fields(DatabaseConfig)
+    if option.init and option.name != "url"
+}

@@ -1,0 +1,98 @@
+"""Every error that presgen raises on purpose.
+
+Messages name the thing and the remedy; they never carry a password or the values of a row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import peewee as pw
+
+
+class PresgenError(Exception):
+    """The root of presgen's errors."""
+
+    retryable = False
+
+
+class ConfigurationError(PresgenError):
+    """A setting is missing or malformed."""
+
+
+class MissingExtra(PresgenError, ImportError):
+    """An optional library is not installed."""
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(f"{library} is not installed; run: pip install 'presgen[{extra}]'")
+        self.extra = extra
+
+
+class MigrationError(PresgenError):
+    """The schema cannot be brought to the wanted state."""
+
+
+class ValidationError(PresgenError, ValueError):
+    """A value breaks a rule of its field.
+
+    `field` is the name of the field, `rule` a short stable name of the broken rule.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None, rule: str = "invalid") -> None:
+        super().__init__(message)
+        self.field = field
+        self.rule = rule
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class ConstraintViolation(PresgenError, pw.IntegrityError):
+    """A write breaks a rule that the database guards.
+
+    `constraint` is the constraint's or unique index's name, None where SQLite does not tell it (foreign keys).
+    """
+
+    def __init__(self, message: str, *, constraint: str | None = None) -> None:
+        super().__init__(message)
+        self.constraint = constraint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class InvalidTransition(ConstraintViolation):
+    """A job cannot go from the one status to the other."""
+
+    def __init__(self, message: str = "a job cannot change its status that way; see docs/lifecycle.md") -> None:
+        super().__init__(message, constraint="valid_status_transition")
+
+
+class LeaseLost(PresgenError):
+    """The job in hand belongs to somebody else by now, or is finished; nothing was written."""
+
+
+class JobCancelled(PresgenError):
+    """Somebody asked for the job in hand to be cancelled."""
+
+
+class DatabaseUnavailable(PresgenError, pw.OperationalError):
+    """The database cannot be reached, or the connection to it was lost."""
+
+    retryable = True
+
+
+class PoolTimeout(PresgenError):
+    """No connection of the pool became free in time."""
+
+    retryable = True
+
+
+class CommitUnknown(PresgenError):
+    """The connection was lost during COMMIT: the transaction may or may not have been applied."""
+
+
+def _rebuild(cls: type[Exception], args: tuple[Any, ...], facts: dict[str, Any]) -> Exception:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(facts)
+    return error

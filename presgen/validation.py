@@ -1,0 +1,150 @@
+"""The pure rules: each takes a value and gives back the value to store, or raises ValidationError.
+
+They know no model and no database. Fields put them together; the database repeats them as CHECKs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+from collections.abc import Callable
+from datetime import datetime, timezone
+from numbers import Real
+from typing import Any, Final
+
+from .errors import ValidationError
+
+Rule = Callable[[Any], Any]
+
+# Text and documents are bounded so that one bad caller cannot fill a table's disk.
+LONG_TEXT_MAX: Final = 10_000
+DOCUMENT_MAX_BYTES: Final = 1_000_000
+VOICE_CLONE_MAX_SECONDS: Final = 300
+
+
+def text(value: Any, *, max_length: int) -> str:
+    """A non-blank string of at most `max_length` characters that every backend can store."""
+    if not isinstance(value, str):
+        raise ValidationError(f"must be text, not {type(value).__name__}", rule="type")
+    if not value.strip():
+        raise ValidationError("must not be empty", rule="empty")
+    if len(value) > max_length:
+        raise ValidationError(f"must be at most {max_length} characters, not {len(value)}", rule="max_length")
+    return storable(value)
+
+
+def storable(value: str) -> str:
+    """Text without NUL and without lone surrogates, which PostgreSQL and UTF-8 refuse."""
+    if "\0" in value:
+        raise ValidationError("must not contain the NUL character", rule="nul")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValidationError("must be valid Unicode text", rule="unicode") from None
+    return value
+
+
+def whole_number(value: Any, *, bits: int) -> int:
+    """An int of at most `bits` bits; no bool, no text, no fraction."""
+    if isinstance(value, bool):
+        raise ValidationError("must be a whole number, not bool", rule="type")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValidationError(f"must be a whole number, not {type(value).__name__}", rule="type") from None
+    if not -(1 << bits - 1) <= number < 1 << bits - 1:
+        raise ValidationError("is out of range", rule="range")
+    return number
+
+
+def number(value: Any) -> float:
+    """A finite float; no bool, no text, no Decimal."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ValidationError(f"must be a number, not {type(value).__name__}", rule="type")
+    try:
+        result = float(value)
+    except OverflowError:
+        raise ValidationError("is out of range", rule="range") from None
+    if not math.isfinite(result):
+        raise ValidationError("must be finite", rule="finite")
+    return result
+
+
+def flag(value: Any) -> bool:
+    """True or False and nothing that resembles them."""
+    if not isinstance(value, bool):
+        raise ValidationError(f"must be True or False, not {type(value).__name__}", rule="type")
+    return value
+
+
+def moment(value: Any) -> datetime:
+    """An aware datetime, in UTC."""
+    if not isinstance(value, datetime):
+        raise ValidationError(f"must be a datetime, not {type(value).__name__}", rule="type")
+    if value.tzinfo is None or value.utcoffset() is None:
+        raise ValidationError("must be an aware datetime; use datetime.now(timezone.utc)", rule="aware")
+    try:
+        return value.astimezone(timezone.utc)
+    except OverflowError:
+        raise ValidationError("is out of range", rule="range") from None
+
+
+def document(value: Any) -> Any:
+    """A JSON value, as it will read back (tuples become lists, keys become text)."""
+    try:
+        encoded = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        raise ValidationError("must be a finite JSON value", rule="json") from None
+    storable(encoded)
+    if "\\u0000" in encoded:
+        raise ValidationError("must not contain the NUL character", rule="nul")
+    if len(encoded.encode()) > DOCUMENT_MAX_BYTES:
+        raise ValidationError(f"must be at most {DOCUMENT_MAX_BYTES} bytes of JSON", rule="max_length")
+    return json.loads(encoded)
+
+
+def positive(message: str = "must be positive") -> Rule:
+    """A rule: the number is greater than zero."""
+
+    def rule(value: Any) -> Any:
+        if value <= 0:
+            raise ValidationError(message, rule="positive")
+        return value
+
+    return rule
+
+
+def between(low: float, high: float, message: str | None = None) -> Rule:
+    """A rule: low <= number <= high."""
+
+    def rule(value: Any) -> Any:
+        if not low <= value <= high:
+            raise ValidationError(message or f"must be between {low} and {high}", rule="range")
+        return value
+
+    return rule
+
+
+def email(value: str) -> str:
+    """A deliverable-looking address in normal form and lower case; its domain is not looked up."""
+    from email_validator import EmailNotValidError, validate_email
+
+    try:
+        return validate_email(value, check_deliverability=False).normalized.lower()
+    except EmailNotValidError:
+        raise ValidationError("Invalid email format", rule="email") from None
+
+
+def absolute_path(value: str) -> str:
+    """An S3 key that starts with a slash."""
+    if not value.startswith("/"):
+        raise ValidationError("S3 path must start with '/'", rule="absolute")
+    return value
+
+
+def wav_file(value: str) -> str:
+    """A path that ends in .wav."""
+    if not value.endswith(".wav"):
+        raise ValidationError("Voice clone must be a WAV file", rule="wav")
+    return value
