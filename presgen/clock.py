@@ -1,0 +1,77 @@
+"""The database's clock, as SQL expressions for the backend that a model is bound to.
+
+On SQLite the database runs inside this process: its clock is ours, with microseconds.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any, Final
+
+import peewee as pw
+
+# A failed attempt waits BASE * 2**(attempt - 1) seconds, at most CAP, of which a random half is dropped
+# ("equal jitter": retries of jobs that failed together spread out, and none comes back at once).
+BACKOFF_BASE_SECONDS: Final = 2
+BACKOFF_CAP_SECONDS: Final = 600
+
+_BACKOFF_POSTGRESQL: Final = f"""
+statement_timestamp() + make_interval(secs =>
+    LEAST({BACKOFF_CAP_SECONDS}, {BACKOFF_BASE_SECONDS} * power(2, LEAST(attempt - 1, 20))) * (0.5 + random() / 2))
+"""
+_BACKOFF_SQLITE: Final = f"""
+strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now',
+    (MIN({BACKOFF_CAP_SECONDS}, {BACKOFF_BASE_SECONDS} * (1 << MIN(attempt - 1, 20)))
+    * (0.5 + abs(random() % 1000) / 2000.0)) || ' seconds')
+"""
+
+
+def is_sqlite(database: Any) -> bool:
+    """Whether the database, or what a proxy stands for, is SQLite."""
+    return isinstance(getattr(database, "obj", database), pw.SqliteDatabase)
+
+
+def stored_moment(value: datetime) -> str:
+    """An aware datetime as SQLite stores it: fixed width, UTC, so that text order is time order."""
+    return value.astimezone(timezone.utc).isoformat(sep=" ", timespec="microseconds")
+
+
+def server_time(database: Any, *, plus_seconds: float = 0.0) -> Any:
+    """The time at which the statement runs, plus so many seconds."""
+    if is_sqlite(database):
+        return pw.Value(stored_moment(datetime.now(timezone.utc) + timedelta(seconds=plus_seconds)), unpack=False)
+    if not plus_seconds:
+        return pw.fn.statement_timestamp()
+    return pw.fn.statement_timestamp() + pw.fn.make_interval(pw.SQL("secs => %s", (plus_seconds,)))
+
+
+def database_now(database: Any) -> datetime:
+    """The database's time, fetched: one statement on PostgreSQL, none on SQLite."""
+    if is_sqlite(database):
+        return datetime.now(timezone.utc)
+    now: datetime = database.execute_sql("SELECT statement_timestamp()").fetchone()[0]
+    return now
+
+
+def start_of_day(database: Any) -> Any:
+    """Midnight in UTC of the day it is."""
+    if is_sqlite(database):
+        midnight = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
+        return pw.Value(stored_moment(midnight), unpack=False)
+    return pw.fn.date_trunc("day", pw.fn.statement_timestamp(), "UTC")
+
+
+def backoff_time(database: Any) -> Any:
+    """When a job may be claimed again after its `attempt` (the column of the row that is written) failed."""
+    return pw.SQL(_BACKOFF_SQLITE if is_sqlite(database) else _BACKOFF_POSTGRESQL)
+
+
+def seconds_since(database: Any, start: Any) -> Any:
+    """Seconds from `start` (a datetime or a timestamp column) to now, as a float that is never negative."""
+    if isinstance(start, datetime):
+        start = pw.Value(stored_moment(start), unpack=False)
+        start = start if is_sqlite(database) else start.cast("timestamptz")
+    if is_sqlite(database):
+        now = stored_moment(datetime.now(timezone.utc))
+        return pw.fn.MAX((pw.fn.julianday(now) - pw.fn.julianday(start)) * 86400.0, 0.0)
+    return pw.fn.GREATEST(pw.fn.date_part("epoch", pw.fn.statement_timestamp() - start), 0.0)

@@ -1,0 +1,21 @@
+"""session(): one connection for a block of code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def session(database: Any) -> Iterator[Any]:
+    """Hold one connection of `database` for the block; the outermost block of a thread gives it back.
+
+    Raises PoolTimeout or DatabaseUnavailable when there is none to be had.
+    """
+    opened = database.connect(reuse_if_open=True)
+    try:
+        yield database
+    finally:
+        if opened:
+            database.close()

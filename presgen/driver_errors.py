@@ -1,0 +1,89 @@
+"""Turns what a driver raises into presgen's errors, without the values that drivers quote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import peewee as pw
+
+from .errors import ConstraintViolation, DatabaseUnavailable, InvalidTransition, PresgenError
+
+_TRANSITION: Final = "valid_status_transition"
+_SQLITE_RULE: Final = re.compile(r"^(?P<kind>[A-Z ]+) constraint failed(?:: (?P<name>.+))?$")
+
+# What libpq says when a connection cannot be made, and what to do about it.
+_REMEDIES: Final = (
+    ("password authentication failed", "check the user and the password (POSTGRES_PASSWORD or DATABASE_URL)"),
+    ("no password supplied", "set POSTGRES_PASSWORD, or put the password into DATABASE_URL"),
+    ("could not translate host name", "check the host (POSTGRES_HOST or DATABASE_URL)"),
+    ("refused", "is the server running, and does it listen on that host and port?"),
+    ("No such file or directory", "is the server running, and is the socket's folder right?"),
+    ("timeout", "is the host right and reachable?"),
+    ("too many clients", "lower DATABASE_POOL_SIZE, or raise max_connections on the server"),
+    ("does not support SSL", "the server has no TLS: unset DATABASE_SSL, or turn TLS on at the server"),
+    ("certificate", "check DATABASE_SSLROOTCERT and the host name in the server's certificate"),
+    ("does not exist", "create it, or check POSTGRES_DB and POSTGRES_USER"),
+)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise presgen's error in place of the driver's, wherever presgen has one that says more."""
+    try:
+        yield
+    except PresgenError:
+        raise
+    except (pw.DatabaseError, pw.InterfaceError) as error:
+        meaning = _meaning(error)
+        if meaning is None:
+            raise
+        raise meaning from None
+
+
+def connect_failure(error: Exception, where: str) -> DatabaseUnavailable:
+    """The error for a connection to `where` (a safe URL) that could not be made."""
+    said = str(error).strip() or type(error).__name__
+    reason = said.splitlines()[-1].strip().removeprefix("FATAL:").strip()
+    remedy = next((remedy for sign, remedy in _REMEDIES if sign in said), "is the server up?")
+    return DatabaseUnavailable(f"cannot connect to {where}: {reason}; {remedy}")
+
+
+def is_lost(connection: Any) -> bool:
+    """Whether the driver has noticed that the connection is gone."""
+    return bool(getattr(connection, "closed", False))
+
+
+def sqlstate(error: Exception) -> str | None:
+    """PostgreSQL's five-character code of an error that peewee raised, None where there is none."""
+    code: str | None = getattr(_driver_error(error), "pgcode", None)
+    return code
+
+
+def _meaning(error: Exception) -> PresgenError | None:
+    cause = _driver_error(error)
+    if isinstance(error, pw.IntegrityError):
+        return _broken_rule(cause)
+    lost = isinstance(error, pw.InterfaceError) or getattr(cause, "pgcode", "") in (None, "57P01", "57P02", "57P03")
+    if lost and hasattr(cause, "pgcode") and isinstance(error, (pw.OperationalError, pw.InterfaceError)):
+        return DatabaseUnavailable("the connection to the database was lost; nothing uncommitted was kept")
+    return None
+
+
+def _driver_error(error: Exception) -> Any:
+    return getattr(error, "orig", error)
+
+
+def _broken_rule(cause: Any) -> PresgenError:
+    diagnosis = getattr(cause, "diag", None)
+    if diagnosis is not None:
+        name, text = diagnosis.constraint_name, diagnosis.message_primary or "a constraint is violated"
+    else:
+        text = str(cause)
+        match = _SQLITE_RULE.match(text)
+        name = match["name"] if match and match["kind"] == "CHECK" else None
+    if _TRANSITION in (name, text):
+        return InvalidTransition(text) if diagnosis is not None else InvalidTransition()
+    return ConstraintViolation(text, constraint=name)

@@ -1,0 +1,80 @@
+"""SqliteFile: SQLite with foreign keys, one write lock from BEGIN on, and a memory database that threads share."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from typing import Final
+
+import peewee as pw
+
+from .config import DatabaseConfig
+from .database import Observed
+from .driver_errors import translated
+from .errors import ConfigurationError, DatabaseUnavailable
+
+_PRAGMAS: Final = {"foreign_keys": 1, "synchronous": "normal"}
+
+
+class SqliteFile(Observed, pw.SqliteDatabase):
+    """A SQLite file, or a database in memory that lives until `close_all()`.
+
+    Transactions begin IMMEDIATE: a reader that turns writer half-way would fail instead of waiting.
+    """
+
+    def __init__(self, config: DatabaseConfig) -> None:
+        self.config = config
+        # A plain :memory: database belongs to one connection; SQLite's memdb is shared by name.
+        self._keeper: sqlite3.Connection | None = None
+        self._in_memory = config.path == ":memory:"
+        name = f"file:/presgen-{uuid.uuid4().hex}?vfs=memdb" if self._in_memory else config.path
+        super().__init__(
+            name,
+            pragmas=_PRAGMAS if self._in_memory else {**_PRAGMAS, "journal_mode": "wal"},
+            lock_type="IMMEDIATE",
+            timeout=config.pool_timeout,
+            returning_clause=True,
+            uri=self._in_memory,
+        )
+        self.observe(config)
+
+    def connect(self, reuse_if_open: bool = False) -> bool:
+        if self._in_memory and self._keeper is None:
+            self._keeper = sqlite3.connect(self.database, uri=True, check_same_thread=False)
+        try:
+            with translated():
+                return bool(super().connect(reuse_if_open))
+        except pw.OperationalError as error:
+            if self.is_closed() and not isinstance(error, DatabaseUnavailable):
+                reason = str(error).splitlines()[0]
+                raise DatabaseUnavailable(
+                    f"cannot open {self.config.safe_url}: {reason}; does its folder exist, and may you write there?"
+                ) from None
+            raise
+
+    def commit(self) -> None:
+        with translated():
+            super().commit()
+
+    def begin(self, lock_type: str | None = None) -> None:
+        with translated():
+            super().begin(lock_type)
+
+    def close_all(self) -> None:
+        """Close this thread's connection, and with it, for a database in memory, all its data."""
+        self.close()
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
+
+    def pool_stats(self) -> dict[str, int]:
+        """SQLite has no pool; this thread's connection is all there is to count."""
+        in_use = 0 if self.is_closed() else 1
+        return {"in_use": in_use, "idle": 0, "max_connections": 0}
+
+
+def open_sqlite(config: DatabaseConfig) -> SqliteFile:
+    """The database for a `sqlite:` configuration; raises ConfigurationError when SQLite is too old."""
+    if sqlite3.sqlite_version_info < (3, 36):
+        raise ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old; presgen needs 3.36 (RETURNING, memdb)")
+    return SqliteFile(config)
