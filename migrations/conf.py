@@ -1,0 +1,15 @@
+"""What `pw_migrate` reads: the database that the variables of DatabaseConfig name, locked against a second run."""
+
+import os
+import sys
+
+try:
+    from presgen import DatabaseManager, PresgenError
+except ModuleNotFoundError:  # a checkout that is not installed: pw_migrate does not look into the working folder
+    sys.path.insert(0, os.getcwd())
+    from presgen import DatabaseManager, PresgenError
+
+try:
+    DATABASE = DatabaseManager.from_env().locked_for_migrations()
+except PresgenError as error:
+    raise SystemExit(f"Error: {error}") from None

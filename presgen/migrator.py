@@ -1,0 +1,122 @@
+"""The migrations: where they are, and how they run one at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import peewee as pw
+
+from .clock import is_sqlite
+from .context import session
+from .errors import MigrationError
+
+if TYPE_CHECKING:
+    from peewee_migrate import Router
+
+HISTORY_TABLE: Final = "migratehistory"
+
+# The key of the advisory lock: the first eight bytes of "presgen" padded, read as a number.
+LOCK_KEY: Final = int.from_bytes(b"presgen\0", "big")
+
+# Without a handler of the application's, a failed migration would print its traceback beside our error.
+logger = logging.getLogger("database.migrations")
+logger.addHandler(logging.NullHandler())
+
+
+def migrations_folder() -> Path:
+    """The folder of the numbered files: `presgen.migrations` when installed, `migrations/` in a checkout."""
+    installed = find_spec("presgen.migrations")
+    if installed is not None and installed.origin is not None:
+        return Path(installed.origin).parent
+    return Path(__file__).parent.parent / "migrations"
+
+
+class Migrator:
+    """The state of one database's schema, and the steps to change it."""
+
+    def __init__(self, database: Any, folder: Path | None = None) -> None:
+        self.database = database
+        self.folder = folder or migrations_folder()
+
+    def known(self) -> list[str]:
+        """The names of the migrations that this version of presgen has, oldest first."""
+        return sorted(path.stem for path in self.folder.glob("[0-9][0-9][0-9]_*.py"))
+
+    def applied(self) -> list[str]:
+        """The names that the database has recorded, oldest first; reads only."""
+        with session(self.database):
+            if not self.database.table_exists(HISTORY_TABLE):
+                return []
+            history: Any = pw.Table(HISTORY_TABLE, ("id", "name")).bind(self.database)
+            return [name for (name,) in history.select(history.name).order_by(history.id).tuples()]
+
+    def pending(self) -> list[str]:
+        """The names that are still to be applied, oldest first."""
+        applied = set(self.applied())
+        return [name for name in self.known() if name not in applied]
+
+    def migrate(self, target: str | None = None) -> list[str]:
+        """Apply what is pending, up to `target`; gives the names. Raises MigrationError."""
+        if target is not None and target not in self.known():
+            raise MigrationError(f"there is no migration {target!r}; known are {', '.join(self.known())}")
+        with self._exclusive():
+            self._refuse_unknown()
+            if target is not None and target in self.applied():
+                return []
+            names: list[str] = self._run(lambda router: router.run(target))
+            return names
+
+    def rollback(self, count: int = 1) -> list[str]:
+        """Undo the latest `count` migrations; gives their names, newest first. Raises MigrationError."""
+        with self._exclusive():
+            self._refuse_unknown()
+            applied = self.applied()
+            if not 0 < count <= len(applied):
+                raise MigrationError(f"cannot roll back {count} of {len(applied)} applied migrations")
+            for _ in range(count):
+                self._run(lambda router: router.rollback())
+            return applied[::-1][:count]
+
+    def _run(self, step: Any) -> Any:
+        from peewee_migrate import Router
+
+        try:
+            router: Router = Router(self.database, migrate_dir=self.folder, migrate_table=HISTORY_TABLE, logger=logger)
+            return step(router)
+        except (pw.PeeweeException, OSError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise MigrationError(f"the migration failed and was undone: {reason}") from error
+
+    def _refuse_unknown(self) -> None:
+        unknown = [name for name in self.applied() if name not in self.known()]
+        if unknown:
+            raise MigrationError(
+                f"the database has migrations that this version does not know ({', '.join(unknown)}); upgrade presgen"
+            )
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        with session(self.database):
+            if is_sqlite(self.database):
+                with self.database.atomic():  # IMMEDIATE: one writer, from the first look to the last step
+                    yield
+                return
+            self.lock()
+            try:
+                yield
+            finally:
+                self.database.execute_sql("SELECT pg_advisory_unlock(%s)", (LOCK_KEY,))
+
+    def lock(self) -> None:
+        """Wait until no other migrator is at work, and keep others out while the open connection lasts."""
+        if is_sqlite(self.database):
+            self.database.execute_sql("PRAGMA locking_mode = EXCLUSIVE")
+            with self.database.atomic():
+                pass
+        else:
+            self.database.execute_sql("SELECT pg_advisory_lock(%s)", (LOCK_KEY,))
