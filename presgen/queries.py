@@ -1,0 +1,114 @@
+"""The lists that applications show, each in a fixed number of statements."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any, Final
+
+import peewee as pw
+
+from .clock import seconds_since, start_of_day
+from .context import session
+from .errors import ValidationError
+from .models import PresentationJob, User, VoiceClone
+from .status import JobStatus
+
+LIMIT_MAX: Final = 10_000
+_CURSOR: Final = re.compile(r"(?P<moment>[^~]+)~(?P<id>[0-9]{1,19})")
+
+
+def get_users_with_voice_clones() -> list[User]:
+    """All users by id, each with its voice clones in `user.voice_clones`; two statements."""
+    with session(User._meta.database):
+        users = User.select().order_by(User.id)
+        clones = VoiceClone.select().order_by(VoiceClone.id)
+        return list(pw.prefetch(users, clones, prefetch_type=pw.PREFETCH_TYPE.JOIN))
+
+
+def get_presentation_jobs(
+    skip: int = 0,
+    limit: int = 100,
+    *,
+    after: PresentationJob | str | None = None,
+    status: JobStatus | str | None = None,
+    owner: User | int | None = None,
+) -> list[PresentationJob]:
+    """A page of jobs with their owners, newest first, without the soft-deleted; one statement.
+
+    `after` is the last job of the page before, or its `cursor` as text: such a page costs the same wherever it
+    is, while `skip` reads all that it skips. Raises ValidationError for bad bounds or a malformed cursor.
+    """
+    job = PresentationJob
+    query = job.alive().select(job, User).join(User).order_by(job.created_at.desc(), job.id.desc())
+    query = query.limit(_bounded("limit", limit)).offset(_bounded("skip", skip, highest=2**63 - 1) or None)
+    if after is not None:
+        query = query.where(pw.Tuple(job.created_at, job.id) < pw.Tuple(*_position(after)))
+    if status is not None:
+        query = query.where(job.status == job.status.clean(status))
+    if owner is not None:
+        query = query.where(job.owner == job.owner.clean(owner))
+    with session(job._meta.database):
+        return list(query)
+
+
+def get_user_voice_clones(user_id: int) -> list[VoiceClone]:
+    """The voice clones that a user owns, and nobody else's, by id; one statement."""
+    with session(VoiceClone._meta.database):
+        owner = VoiceClone.owner.clean(user_id)
+        return list(VoiceClone.select().where(VoiceClone.owner == owner).order_by(VoiceClone.id))
+
+
+def get_user_presentation_jobs(user_id: int) -> list[PresentationJob]:
+    """The jobs that a user owns, and nobody else's, newest first, without the soft-deleted; one statement."""
+    job = PresentationJob
+    with session(job._meta.database):
+        mine = job.alive().where(job.owner == job.owner.clean(user_id))
+        return list(mine.order_by(job.created_at.desc(), job.id.desc()))
+
+
+def get_database_metrics() -> dict[str, Any]:
+    """Counts for monitoring; one statement.
+
+    The specification's five (`failed_jobs_today` by the day of creation, in UTC), `jobs_by_status` for every
+    status, and `oldest_pending_seconds`, the age of the job that has waited longest (None without one).
+    """
+    job, database = PresentationJob, PresentationJob._meta.database
+    count = pw.fn.COUNT(job.id)
+    by_status = [count.filter(job.status == status).alias(status.value) for status in JobStatus]
+    failed_today = (job.status == JobStatus.FAILED) & (job.created_at >= start_of_day(database))
+    query = job.select(
+        User.select(pw.fn.COUNT(User.id)).alias("total_users"),
+        User.select(pw.fn.COUNT(User.id)).where(User.is_active).alias("active_users"),
+        VoiceClone.select(pw.fn.COUNT(VoiceClone.id)).alias("total_voice_clones"),
+        count.filter(failed_today).alias("failed_jobs_today"),
+        seconds_since(database, pw.fn.MIN(job.created_at).filter(job.status == JobStatus.PENDING)).alias("oldest"),
+        *by_status,
+    )
+    with session(database):
+        row = query.dicts().get()
+    jobs_by_status = {status.value: row.pop(status.value) for status in JobStatus}
+    oldest = row.pop("oldest")
+    return {
+        **row,
+        "pending_jobs": jobs_by_status["pending"],
+        "jobs_by_status": jobs_by_status,
+        "oldest_pending_seconds": oldest if jobs_by_status["pending"] else None,
+    }
+
+
+def _bounded(name: str, value: int, *, highest: int = LIMIT_MAX) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= highest:
+        raise ValidationError(f"{name} must be a whole number from 0 to {highest}", field=name, rule="range")
+    return value
+
+
+def _position(after: PresentationJob | str) -> tuple[datetime, int]:
+    cursor = after.cursor if isinstance(after, PresentationJob) else after
+    match = _CURSOR.fullmatch(cursor) if isinstance(cursor, str) else None
+    try:
+        if match is not None:
+            return PresentationJob.created_at.clean(datetime.fromisoformat(match["moment"])), int(match["id"])
+    except ValueError:
+        pass
+    raise ValidationError("after must be a job or its cursor", field="after", rule="cursor")
