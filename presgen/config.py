@@ -68,6 +68,10 @@ class DatabaseConfig:
             object.__setattr__(self, name, value)
 
     def _parse(self, url: str) -> dict[str, str]:
+        authority, _, name = url.partition("://")[2].partition("/")
+        if authority.count("@") > 1 or "@" in name.partition("?")[0]:
+            # libpq would take the rest of the password for the host or the name, which are shown.
+            raise ConfigurationError("the database URL is malformed: write @ in a password as %40, and / as %2F")
         try:
             parameters: dict[str, str] = parse_dsn(url)
         except (ProgrammingError, UnicodeError, ValueError):

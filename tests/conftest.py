@@ -1,0 +1,3 @@
+"""The fixtures, one concern a file."""
+
+pytest_plugins = ["fixtures.servers", "fixtures.databases", "fixtures.rows"]
