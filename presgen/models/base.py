@@ -10,7 +10,7 @@ from playhouse import signals
 
 from ..clock import server_time
 from ..errors import ValidationError
-from ..fields import Checked, MomentField
+from ..fields import Checked
 
 Row = dict[Any, Any]
 """Values by field."""
@@ -63,11 +63,9 @@ class BaseModel(signals.Model):
         self._populate_unsaved_relations(self.__data__)
         for field in self._meta.sorted_fields:
             value = self.__data__.get(field.name)
-            if value is None and not field.is_required and not (field.name in self._dirty and not field.null):
+            if creating and value is None and field.is_filled_by_database:
                 continue
-            if value is None and field.primary_key:
-                continue
-            if creating or field.name in self._dirty:
+            if field.name in self._dirty or (creating and field.is_required):
                 self.__data__[field.name] = field.clean(value)
 
     def derived(self, row: Row, *, creating: bool) -> Row:
@@ -149,9 +147,11 @@ class BaseModel(signals.Model):
         cleaned: Row = {}
         for key, value in row.items():
             field = cls.field_of(key)
-            if value is None and creating and not field.null and not field.is_required:
-                value = cls.server_time() if isinstance(field, MomentField) else field.default
-            cleaned[field] = value if value is None and field.primary_key else field.clean(value)
+            if value is None and creating and field.is_filled_by_database:
+                if field.primary_key:
+                    continue
+                value = cls.server_time()
+            cleaned[field] = field.clean(value)
         if creating:
             for field in cls._meta.sorted_fields:
                 if field.is_required and field not in cleaned:

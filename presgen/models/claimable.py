@@ -18,6 +18,8 @@ from .fenced import DEFAULT_LEASE, in_seconds, log_job_status_change, logger
 # A bound on how many expired leases one claim takes back, so that a claim stays short after an outage.
 REAP_LIMIT: Final = 100
 _SQLITE_BATCH: Final = 500
+# As literals: with parameters SQLite cannot tell that the partial index of running jobs fits.
+_RUNNING: Final = tuple(pw.SQL(f"'{status.value}'") for status in RUNNING)
 _ENQUEUED: Final = ("owner", "voice_clone", "s3_pptx_path", "priority", "run_at", "max_attempts", "idempotency_key")
 """What a caller may set of a job; the rest is the life cycle's."""
 
@@ -112,6 +114,10 @@ class Claimable:
             cls.attempt: cls.attempt + 1,
             cls.lease_expires_at: cls.server_time(plus_seconds=lease_seconds),
             cls.started_at: cls.server_time(),
+            # Another program may have put the job back to pending and left these; they would break a CHECK.
+            cls.completed_at: None,
+            cls.processing_time_seconds: None,
+            cls.cancel_requested_at: None,
         }
         return cls._update_chosen(due, taken).returning(cls)
 
@@ -122,7 +128,12 @@ class Claimable:
         The lost attempt counts: they go to PENDING with a backoff, to FAILED when no attempt is left, or to
         CANCELLED when that was asked for.
         """
-        lost = cls.select(cls.id).where(cls.status.in_(RUNNING), cls.lease_expires_at < cls.server_time())
+        lost = (
+            cls.select(cls.id)
+            .where(cls.status.in_(_RUNNING), cls.lease_expires_at < cls.server_time())
+            .order_by(cls.id)
+            .limit(REAP_LIMIT)
+        )
         is_over = cls.cancel_requested_at.is_null(False) | (cls.attempt >= cls.max_attempts)
         reaped = {
             cls.status: pw.Case(
@@ -139,7 +150,7 @@ class Claimable:
             cls.worker: None,
             cls.lease_expires_at: None,
         }
-        jobs = list(cls._update_chosen(lost.limit(REAP_LIMIT), reaped).returning(cls.id, cls.status).tuples())
+        jobs = list(cls._update_chosen(lost, reaped).returning(cls.id, cls.status).tuples())
         for job_id, status in jobs:
             logger.info("Job %s status changed: its lease expired -> %s", job_id, status)
         return len(jobs)
@@ -161,7 +172,7 @@ def _validated(
     model: Any, fields: list[Any], rows: Iterable[Mapping[str, Any]], *, now: datetime
 ) -> Iterator[list[Any]]:
     """The values of each row in the order of `fields`, in normal form; jobs without `run_at` are due now."""
-    optional = {field: None for field in fields if not field.is_required}
+    optional = {field: field.default for field in fields if not field.is_required}
     for number, row in enumerate(rows, start=1):
         try:
             cleaned = model.cleaned(optional | dict(row))

@@ -44,7 +44,7 @@ class Controllable:
             cls.processing_time_seconds: None,
             cls.cancel_requested_at: None,
         }
-        retryable = cls.status.in_((JobStatus.FAILED, JobStatus.CANCELLED))
+        retryable = cls.status.in_((JobStatus.FAILED, JobStatus.CANCELLED)) & cls.deleted_at.is_null()
         self._write_where(retryable, row, "retried", unless=JobStatus.PENDING)
 
     def history(self: Any) -> list[Any]:
@@ -65,7 +65,8 @@ class Controllable:
             if job is None:
                 job = cls.get_by_id(self.id)
                 if job.status is not unless:
-                    raise InvalidTransition(f"job {self.id} is {job.status}; it cannot be {verb}")
+                    state = job.status if job.deleted_at is None else f"{job.status} and deleted"
+                    raise InvalidTransition(f"job {self.id} is {state}; it cannot be {verb}")
         before = self.status
         self.take_over({field: job.__data__[field.name] for field in cls._meta.sorted_fields})
         log_job_status_change(self.id, before, self.status)

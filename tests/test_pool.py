@@ -1,0 +1,255 @@
+"""The pool hands out live connections, waits with a deadline, and loses no slot."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import peewee as pw
+import psycopg2
+import pytest
+
+import presgen.database
+from presgen import CommitUnknown, DatabaseConfig, DatabaseManager, DatabaseUnavailable, PoolTimeout, User
+
+pytestmark = pytest.mark.usefixtures("postgresql")
+
+
+@pytest.fixture
+def pool(url: str) -> Callable[..., DatabaseManager]:
+    opened: list[DatabaseManager] = []
+
+    def pool(**settings: object) -> DatabaseManager:
+        manager = DatabaseManager(DatabaseConfig(url, **settings))  # type: ignore[arg-type]
+        opened.append(manager)
+        return manager
+
+    yield pool  # type: ignore[misc]
+    for manager in reversed(opened):
+        manager.close()
+
+
+def backend_pid(manager: DatabaseManager) -> int:
+    return int(manager.database.execute_sql("SELECT pg_backend_pid()").fetchone()[0])
+
+
+def terminate(url: str, *pids: int) -> None:
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    for pid in pids:
+        connection.cursor().execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+    connection.close()
+
+
+def test_a_connection_is_set_up_as_configured(pool: Callable[..., DatabaseManager]) -> None:
+    manager = pool(application_name="the-app", statement_timeout=7.5)
+    with manager.session() as database:
+        settings = dict(
+            database.execute_sql(
+                "SELECT name, setting FROM pg_settings WHERE name IN ('TimeZone', 'application_name', 'statement_timeout')"
+            ).fetchall()
+        )
+    assert settings == {"TimeZone": "UTC", "application_name": "the-app", "statement_timeout": "7500"}
+
+
+def test_sessions_of_a_thread_share_one_connection(pool: Callable[..., DatabaseManager]) -> None:
+    manager = pool()
+    with manager.session():
+        first = backend_pid(manager)
+        with manager.session(), manager.transaction(), manager.session():
+            assert backend_pid(manager) == first
+            assert manager.pool_stats()["in_use"] == 1
+        assert manager.pool_stats()["in_use"] == 1
+    assert manager.pool_stats() == {"in_use": 0, "idle": 1, "max_connections": 50}
+    for database in manager.get_session():
+        assert backend_pid(manager) == first
+        assert not database.is_closed()
+    assert manager.pool_stats()["in_use"] == 0
+
+
+def test_a_full_pool_waits_until_its_deadline(pool: Callable[..., DatabaseManager]) -> None:
+    manager = pool(pool_size=1, max_overflow=1, pool_timeout=0.3)
+    holding, release = threading.Barrier(3), threading.Event()
+
+    def hold() -> None:
+        with manager.session():
+            holding.wait()
+            release.wait()
+
+    with ThreadPoolExecutor(2) as threads:
+        futures = [threads.submit(hold) for _ in range(2)]
+        holding.wait()
+        began = time.monotonic()
+        with pytest.raises(PoolTimeout, match=r"all 2 connections stayed in use for 0.3 s; .*DATABASE_POOL_SIZE"):
+            manager.database.connect()
+        assert 0.25 < time.monotonic() - began < 5
+        release.set()
+        for future in futures:
+            future.result()
+    assert manager.pool_stats() == {"in_use": 0, "idle": 1, "max_connections": 2}
+
+
+def test_who_waits_gets_the_connection_that_comes_back(pool: Callable[..., DatabaseManager]) -> None:
+    manager = pool(pool_size=1, max_overflow=0, pool_timeout=30)
+    with ThreadPoolExecutor(8) as threads:
+        pids = set(threads.map(lambda _: with_session(manager), range(40)))
+    assert len(pids) == 1
+
+
+def with_session(manager: DatabaseManager) -> int:
+    with manager.session():
+        return backend_pid(manager)
+
+
+def test_a_terminated_idle_connection_is_not_handed_out(pool: Callable[..., DatabaseManager], url: str) -> None:
+    manager = pool()
+    first = with_session(manager)
+    terminate(url, first)
+    second = with_session(manager)
+    assert second != first
+    assert manager.pool_stats() == {"in_use": 0, "idle": 1, "max_connections": 50}
+
+
+def test_an_old_connection_is_recycled(pool: Callable[..., DatabaseManager]) -> None:
+    manager = pool(pool_recycle=1)
+    first = with_session(manager)
+    manager.database._connections = [  # type: ignore[union-attr]
+        (created - 2, idle_since, connection)
+        for created, idle_since, connection in manager.database._connections  # type: ignore[union-attr]
+    ]
+    assert with_session(manager) != first
+    assert manager.pool_stats()["idle"] == 1
+
+
+def test_a_connection_that_was_idle_for_long_is_asked(
+    pool: Callable[..., DatabaseManager], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presgen.database, "IDLE_SECONDS_BEFORE_PING", 0.0)
+    manager = pool()
+    first = with_session(manager)
+    assert with_session(manager) == first
+
+
+def test_a_connection_lost_in_hand_is_replaced_at_the_next_call(pool: Callable[..., DatabaseManager], url: str) -> None:
+    manager = pool()
+    with manager.session():
+        first = backend_pid(manager)
+        terminate(url, first)
+        with pytest.raises(DatabaseUnavailable, match="connection to the database was lost") as caught:
+            backend_pid(manager)
+        assert caught.value.retryable
+        assert backend_pid(manager) != first
+    assert manager.pool_stats() == {"in_use": 0, "idle": 1, "max_connections": 50}
+
+
+def test_a_connection_lost_in_a_transaction_tells_the_cause(pool: Callable[..., DatabaseManager], url: str) -> None:
+    manager = pool()
+    with pytest.raises(DatabaseUnavailable, match="was lost"), manager.transaction(), manager.transaction():
+        terminate(url, backend_pid(manager))
+        User.create(name="Ada")
+    with pytest.raises(ZeroDivisionError), manager.transaction():
+        terminate(url, backend_pid(manager))
+        raise ZeroDivisionError
+    with manager.transaction():
+        User.create(name="Grace")
+    assert [user.name for user in User.select()] == ["Grace"]
+    manager.database.close()
+    assert manager.pool_stats()["in_use"] == 0
+
+
+def test_a_connection_lost_at_commit_is_unknown(pool: Callable[..., DatabaseManager], url: str) -> None:
+    manager = pool()
+    with pytest.raises(CommitUnknown, match="read the rows again"), manager.transaction():
+        User.create(name="Ada")
+        terminate(url, backend_pid(manager))
+    assert manager.pool_stats()["in_use"] == 0
+    assert with_session(manager)
+
+
+def test_a_transaction_left_open_does_not_leak_to_the_next_borrower(pool: Callable[..., DatabaseManager]) -> None:
+    manager = pool()
+    with manager.session() as database:
+        database.connection().cursor().execute("BEGIN")
+        User.create(name="Ada")
+    with manager.session():
+        assert User.select().count() == 0
+
+
+def test_closing_inside_a_transaction_is_an_error(pool: Callable[..., DatabaseManager]) -> None:
+    manager = pool()
+    with manager.transaction() as database:
+        with pytest.raises(pw.OperationalError, match="while transaction is open"):
+            database.close()
+        with pytest.raises(pw.OperationalError, match="already opened"):
+            database.connect()
+    assert database.close() is False
+
+
+def test_closing_everything_leaves_nothing(pool: Callable[..., DatabaseManager]) -> None:
+    manager = pool()
+    with_session(manager)
+    database = manager.database
+    manager.close()
+    assert database.pool_stats() == {"in_use": 0, "idle": 0, "max_connections": 50}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda url: "postgresql://ada:canary@127.0.0.1:1/x", "is the server running, and does it listen"),
+        (lambda url: "postgresql://ada:canary@no-such-host.invalid/x", "check the host"),
+        (lambda url: "postgresql://ada:canary@%2Fno%2Fsuch/x", "is the server running, and is the socket's folder"),
+        (lambda url: url.rpartition("/")[0] + "/no_such_database", "create it, or check POSTGRES_DB"),
+        (lambda url: url + "?sslmode=require", ""),
+    ],
+)
+def test_a_failed_connection_says_where_and_what_to_do(url: str, change: Callable[[str], str], said: str) -> None:
+    with DatabaseManager(DatabaseConfig(change(url), connect_timeout=3)) as manager:
+        if "sslmode" in change(url):  # libpq uses no TLS on a Unix socket
+            assert manager.health_check()
+            return
+        with pytest.raises(DatabaseUnavailable, match="^cannot connect to postgresql://") as caught:
+            manager.database.connect()
+        assert said in str(caught.value)
+        assert "canary" not in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+        assert caught.value.__suppress_context__
+        assert manager.pool_stats()["in_use"] == 0
+        assert manager.health().error == str(caught.value)
+        assert manager.health_check() is False
+
+
+def test_a_hanging_connect_delays_nobody_else(
+    pool: Callable[..., DatabaseManager], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = pool()
+    with_session(manager)
+    connecting, go_on = threading.Event(), threading.Event()
+    connect = psycopg2.connect
+
+    def slow(**parameters: object) -> object:
+        connecting.set()
+        go_on.wait(20)
+        return connect(**parameters)
+
+    monkeypatch.setattr(psycopg2, "connect", slow)
+    with manager.session(), ThreadPoolExecutor(2) as threads:
+        stuck = threads.submit(with_session, manager)
+        connecting.wait(20)
+        assert manager.pool_stats()["in_use"] == 2
+        manager.database.close()
+        assert threads.submit(with_session, manager).result(timeout=10)
+        go_on.set()
+        assert stuck.result(timeout=10)
+    assert manager.pool_stats()["in_use"] == 0
+
+
+def test_leases_and_times_come_from_the_servers_clock(pool: Callable[..., DatabaseManager]) -> None:
+    manager = pool()
+    with manager.transaction() as database:
+        user = User.create(name="Ada")
+        (now,) = database.execute_sql("SELECT now()").fetchone()
+    assert timedelta(0) <= user.created_at - now < timedelta(seconds=5)
