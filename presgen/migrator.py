@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from peewee_migrate import Router
 
 HISTORY_TABLE: Final = "migratehistory"
+LOCK_POLL_SECONDS: Final = 0.1
 
 # The key of the advisory lock: the first eight bytes of "presgen" padded, read as a number.
 LOCK_KEY: Final = int.from_bytes(b"presgen\0", "big")
@@ -112,6 +114,15 @@ class Migrator:
             finally:
                 self.database.execute_sql("SELECT pg_advisory_unlock(%s)", (LOCK_KEY,))
 
+    def _take_advisory_lock(self) -> None:
+        # Asked for again and again: while libpq waits for a lock, no signal gets through to Python.
+        try_lock, waiting = "SELECT pg_try_advisory_lock(%s)", False
+        while not self.database.execute_sql(try_lock, (LOCK_KEY,)).fetchone()[0]:
+            if not waiting:
+                logger.info("Another migrator is at work; waiting for it")
+                waiting = True
+            time.sleep(LOCK_POLL_SECONDS)
+
     def lock(self) -> None:
         """Wait until no other migrator is at work, and keep others out while the open connection lasts."""
         if is_sqlite(self.database):
@@ -119,4 +130,4 @@ class Migrator:
             with self.database.atomic():
                 pass
         else:
-            self.database.execute_sql("SELECT pg_advisory_lock(%s)", (LOCK_KEY,))
+            self._take_advisory_lock()
