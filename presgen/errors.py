@@ -14,6 +14,11 @@ class PresgenError(Exception):
     """The root of presgen's errors."""
 
     retryable = False
+    """Whether the same call may succeed when it is made again."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A pickled exception is made anew from its arguments alone, which are not those of our constructors.
+        return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class ConfigurationError(PresgenError):
@@ -43,9 +48,6 @@ class ValidationError(PresgenError, ValueError):
         self.field = field
         self.rule = rule
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, self.__dict__)
-
 
 class ConstraintViolation(PresgenError, pw.IntegrityError):
     """A write breaks a rule that the database guards.
@@ -56,9 +58,6 @@ class ConstraintViolation(PresgenError, pw.IntegrityError):
     def __init__(self, message: str, *, constraint: str | None = None) -> None:
         super().__init__(message)
         self.constraint = constraint
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class InvalidTransition(ConstraintViolation):

