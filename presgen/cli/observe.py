@@ -40,7 +40,12 @@ def metrics_command(context: click.Context, as_json: bool) -> None:
     if as_json:
         print_json(metrics)
     else:
-        print_facts(_flattened(metrics))
+        print_metrics(metrics)
+
+
+def print_metrics(metrics: Mapping[str, Any]) -> None:
+    """Print what DatabaseManager.metrics() gives, one count a line, nested ones as `jobs_by_status.pending`."""
+    print_facts(_flattened(metrics))
 
 
 def _facts(health: Health) -> Iterator[tuple[str, Any]]:

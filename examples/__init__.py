@@ -1,0 +1,1 @@
+"""Small scripts that use presgen, and the studio that they share."""
