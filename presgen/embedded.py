@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import pwd
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,8 @@ DATABASE: Final = "presgen"
 _INSTALLS: Final = {16: "pginstall", 18: "pginstall18"}
 _SUPERUSER: Final = "postgres"
 _START_SECONDS: Final = 60
+# pg_ctl puts the folder between double quotes into a shell's command.
+_SHELL_CHARACTERS: Final = frozenset('"`$\\\n')
 # The path of a Unix socket, `.s.PGSQL.5432` included, must fit into 107 bytes.
 _SOCKET_FOLDER_MAX: Final = 90
 
@@ -54,8 +57,9 @@ class EmbeddedServer:
 
     @property
     def socket_folder(self) -> Path:
-        """Where the server's socket is; a folder with a short name when the data's own is too long."""
-        if len(os.fsencode(self.folder)) <= _SOCKET_FOLDER_MAX:
+        """Where the server's socket is; a folder with a short and plain name when the data's own is neither."""
+        # The setting is a list: a comma or a quote in the name would end an entry.
+        if len(os.fsencode(self.folder)) <= _SOCKET_FOLDER_MAX and not set(str(self.folder)) & set(",'\""):
             return self.folder
         name = f"presgen-{self.folder.stat().st_dev:x}-{self.folder.stat().st_ino:x}"
         return Path(tempfile.gettempdir()) / name
@@ -120,7 +124,7 @@ class EmbeddedServer:
 
     def _options(self) -> str:
         settings = {"listen_addresses": "", "unix_socket_directories": str(self.socket_folder), **self._settings}
-        return " ".join(f"-c {name}='{value}'" for name, value in settings.items())
+        return " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
 
     @contextmanager
     def _starting(self) -> Iterator[None]:
@@ -132,6 +136,11 @@ class EmbeddedServer:
         return open(self.folder / "users.lock", "w", encoding="utf-8")
 
     def _prepare_folder(self) -> None:
+        refused = set(str(self.folder)) & _SHELL_CHARACTERS
+        if refused:
+            raise ConfigurationError(
+                f"an embedded server's folder must not have {' '.join(map(repr, sorted(refused)))}"
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.socket_folder.mkdir(exist_ok=True, mode=0o700)

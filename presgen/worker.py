@@ -9,8 +9,9 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,7 +53,9 @@ class Worker:
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self.lease_seconds = in_seconds(lease)
         self.poll_seconds = in_seconds(poll)
-        self._stopping = threading.Event()
+        self._is_stopping = False
+        # Unlike an Event's lock, a SimpleQueue's put() may interrupt its own get(), as a signal does.
+        self._wake_ups: SimpleQueue[None] = SimpleQueue()
 
     def run(self) -> None:
         """Work until `stop()`, SIGTERM or SIGINT; the job in hand is finished first.
@@ -62,7 +65,7 @@ class Worker:
         """
         pause = self.poll_seconds
         with self._signals():
-            while not self._stopping.is_set():
+            while not self._is_stopping:
                 try:
                     if self.run_once():
                         continue
@@ -71,7 +74,8 @@ class Worker:
                     pause = min(max(pause, 0.1) * 2, _OUTAGE_PAUSE_MAX_SECONDS)
                     logger.warning("%s: %s", self.name, error)
                 # Jitter keeps workers that were started together from polling together.
-                self._stopping.wait(pause * random.uniform(0.5, 1.5))
+                with suppress(Empty):
+                    self._wake_ups.get(timeout=pause * random.uniform(0.5, 1.5))
 
     def run_once(self) -> bool:
         """Claim one job and handle it; tells whether there was one."""
@@ -86,13 +90,14 @@ class Worker:
     def drain(self) -> int:
         """Handle jobs until none is due; gives the number of claims. For tests and one-off runs."""
         handled = 0
-        while not self._stopping.is_set() and self.run_once():
+        while not self._is_stopping and self.run_once():
             handled += 1
         return handled
 
     def stop(self) -> None:
         """Let run() end after the job in hand; may be called from any thread."""
-        self._stopping.set()
+        self._is_stopping = True
+        self._wake_ups.put(None)
 
     def _work_on(self, job: PresentationJob) -> None:
         try:
@@ -139,10 +144,9 @@ class Worker:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._stopping.is_set():
+        if self._is_stopping:
             raise SystemExit(128 + number)
-        logger.info("%s: stopping after the job in hand", self.name)
-        self._stopping.set()
+        self.stop()
 
 
 class _Heartbeat:

@@ -115,6 +115,13 @@ def test_a_folder_with_a_long_name_has_its_socket_elsewhere(home: Path) -> None:
         psycopg2.connect(server.url).close()
 
 
+def test_a_folder_may_have_an_odd_name_but_no_command_in_it(home: Path) -> None:
+    with EmbeddedServer(home / "it's, odd %20") as server:
+        psycopg2.connect(server.url).close()
+    with pytest.raises(ConfigurationError, match=r"must not have '\$'"):
+        EmbeddedServer(home / "$(touch pwned)").start()
+
+
 def test_a_server_that_does_not_start_says_why(home: Path) -> None:
     with pytest.raises(DatabaseUnavailable, match="^pg_ctl failed for the embedded server in .*: .*nonsense"):
         EmbeddedServer(home / "broken", settings={"nonsense": "1"}).start()

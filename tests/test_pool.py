@@ -145,6 +145,17 @@ def test_a_connection_lost_in_hand_is_replaced_at_the_next_call(pool: Callable[.
     assert manager.pool_stats() == {"in_use": 0, "idle": 1, "max_connections": 50}
 
 
+def test_a_connection_lost_before_a_transaction_is_replaced(pool: Callable[..., DatabaseManager], url: str) -> None:
+    manager = pool()
+    with manager.session():
+        terminate(url, backend_pid(manager))
+        with pytest.raises(DatabaseUnavailable), manager.transaction():
+            raise AssertionError("BEGIN should have failed")
+        with manager.transaction():
+            User.create(name="Ada")
+    assert manager.pool_stats()["in_use"] == 0
+
+
 def test_a_connection_lost_in_a_transaction_tells_the_cause(pool: Callable[..., DatabaseManager], url: str) -> None:
     manager = pool()
     with pytest.raises(DatabaseUnavailable, match="was lost"), manager.transaction(), manager.transaction():

@@ -145,7 +145,7 @@ def test_hot_statements_use_their_indexes(many: DatabaseManager) -> None:
     assert "idx_presentation_jobs_created_at" in plans(lambda: queries.get_presentation_jobs(limit=50))
     claim = plans(lambda: job.claim("w1"))
     assert "idx_presentation_jobs_claimable" in claim
-    assert "idx_presentation_jobs_running" in claim
+    assert "idx_presentation_jobs_running" in claim or "idx_presentation_jobs_status" in claim  # by the statistics
     assert "SCAN presentation_jobs\n" not in claim
     assert "Seq Scan on presentation_jobs" not in claim
 
