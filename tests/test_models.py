@@ -75,6 +75,7 @@ def test_a_voice_clone_is_validated_with_the_specifications_messages(
     assert caught.value.field == next(iter(columns))
     for write in (
         lambda: VoiceClone.insert(**row).execute(),
+        lambda: VoiceClone.insert([row]).execute(),
         lambda: VoiceClone.insert_many([row]).execute(),
         lambda: VoiceClone.bulk_create([VoiceClone(**row)]),
         lambda: VoiceClone.update(**columns).execute(),

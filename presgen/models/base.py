@@ -109,7 +109,7 @@ class BaseModel(signals.Model):
     @classmethod
     def insert(cls, __data: Any = None, **values: Any) -> Any:
         if __data is not None and not isinstance(__data, Mapping):
-            return super().insert(__data, **values)
+            return cls.insert_many(__data)
         return super().insert(cls.cleaned({**(__data or {}), **values}))
 
     @classmethod
