@@ -15,12 +15,15 @@ import peewee as pw
 BACKOFF_BASE_SECONDS: Final = 2
 BACKOFF_CAP_SECONDS: Final = 600
 
+# SQLite's own clock has milliseconds; the zeros keep the width that stored_moment() has.
+SQLITE_FORMAT: Final = "%Y-%m-%d %H:%M:%f000+00:00"
+
 _BACKOFF_POSTGRESQL: Final = f"""
 statement_timestamp() + make_interval(secs =>
     LEAST({BACKOFF_CAP_SECONDS}, {BACKOFF_BASE_SECONDS} * power(2, LEAST(attempt - 1, 20))) * (0.5 + random() / 2))
 """
 _BACKOFF_SQLITE: Final = f"""
-strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now',
+strftime('{SQLITE_FORMAT}', 'now',
     (MIN({BACKOFF_CAP_SECONDS}, {BACKOFF_BASE_SECONDS} * (1 << MIN(attempt - 1, 20)))
     * (0.5 + abs(random() % 1000) / 2000.0)) || ' seconds')
 """
@@ -66,12 +69,22 @@ def backoff_time(database: Any) -> Any:
     return pw.SQL(_BACKOFF_SQLITE if is_sqlite(database) else _BACKOFF_POSTGRESQL)
 
 
-def seconds_since(database: Any, start: Any) -> Any:
-    """Seconds from `start` (a datetime or a timestamp column) to now, as a float that is never negative."""
-    if isinstance(start, datetime):
-        start = pw.Value(stored_moment(start), unpack=False)
-        start = start if is_sqlite(database) else start.cast("timestamptz")
-    if is_sqlite(database):
-        now = stored_moment(datetime.now(timezone.utc))
-        return pw.fn.MAX((pw.fn.julianday(now) - pw.fn.julianday(start)) * 86400.0, 0.0)
-    return pw.fn.GREATEST(pw.fn.date_part("epoch", pw.fn.statement_timestamp() - start), 0.0)
+def moment_sql(database: Any, value: Any) -> Any:
+    """A datetime as SQL of the column's type; columns and expressions as they are."""
+    if not isinstance(value, datetime):
+        return value
+    literal = pw.Value(stored_moment(value), unpack=False)
+    return literal if is_sqlite(database) else literal.cast("timestamptz")
+
+
+def latest(database: Any, one: Any, other: Any) -> Any:
+    """The later of two moments, neither of them NULL."""
+    return pw.fn.MAX(one, other) if is_sqlite(database) else pw.fn.GREATEST(one, other)
+
+
+def elapsed_seconds(database: Any, start: Any, end: Any) -> Any:
+    """Seconds between two moments as a float, NULL where one of them is."""
+    if is_sqlite(database):  # its date functions know milliseconds at best; the text has microseconds, in one place
+        whole = pw.fn.strftime("%s", end) - pw.fn.strftime("%s", start)
+        return whole + (pw.fn.substr(end, 21, 6) - pw.fn.substr(start, 21, 6)) / 1_000_000.0
+    return pw.fn.date_part("epoch", end - start)

@@ -14,6 +14,7 @@ from psycopg2.extensions import parse_dsn
 from .errors import ConfigurationError
 
 _SSLMODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_WHOLE_NUMBERS: Final = frozenset({"pool_size", "max_overflow", "connect_timeout"})
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"", "0", "false", "no", "off"})
 
@@ -92,12 +93,18 @@ class DatabaseConfig:
             ("slow_query_seconds", 0),
         ):
             value = getattr(self, name)
+            if name in _WHOLE_NUMBERS and not isinstance(value, int):
+                raise ConfigurationError(f"{name} must be a whole number")
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < float("inf"):
                 raise ConfigurationError(f"{name} must be a number of at least {low}")
-        if self.statement_timeout is not None and not 0 < self.statement_timeout < float("inf"):
+        timeout = self.statement_timeout
+        if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < float("inf")):
             raise ConfigurationError("statement_timeout must be positive, or None for no limit")
-        if self.sslmode is not None and self.sslmode not in _SSLMODES:
-            raise ConfigurationError(f"sslmode must be one of {', '.join(_SSLMODES)}")
+        if timeout is not None and self.pgbouncer:
+            raise ConfigurationError("statement_timeout cannot pass through PgBouncer: set it for the role instead")
+        for mode in (self.sslmode, self._parameters.get("sslmode")):
+            if mode is not None and mode not in _SSLMODES:
+                raise ConfigurationError(f"sslmode must be one of {', '.join(_SSLMODES)}")
 
     def __repr__(self) -> str:
         return f"<DatabaseConfig {self.safe_url}>"

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .errors import ConfigurationError
+
 
 @contextmanager
 def session(database: Any) -> Iterator[Any]:
@@ -13,6 +15,10 @@ def session(database: Any) -> Iterator[Any]:
 
     Raises PoolTimeout or DatabaseUnavailable when there is none to be had.
     """
+    if database is None:
+        raise ConfigurationError(
+            "the models have no database: use them inside `with DatabaseManager(…):`, or bind them to one"
+        )
     opened = database.connect(reuse_if_open=True)
     try:
         yield database

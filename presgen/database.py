@@ -10,10 +10,11 @@ from typing import Any, Final
 import peewee as pw
 import psycopg2
 from playhouse.pool import PoolConnection, PooledPostgresqlDatabase
+from psycopg2.extensions import TRANSACTION_STATUS_INERROR
 
 from .config import DatabaseConfig
 from .driver_errors import connect_failure, is_lost, translated
-from .errors import CommitUnknown, DatabaseUnavailable, PoolTimeout
+from .errors import CommitUnknown, DatabaseUnavailable, PoolTimeout, TransactionAborted
 
 logger = logging.getLogger("database")
 
@@ -25,6 +26,8 @@ class Observed:
     """What both backends share: errors of presgen's own, and statements that are logged without parameters."""
 
     slow_query_seconds: float
+    is_retired = False
+    """Whether the manager that opened the database has closed it."""
     query_hooks: list[Any]
 
     def observe(self, config: DatabaseConfig) -> None:
@@ -93,6 +96,8 @@ class PostgresPool(Observed, PooledPostgresqlDatabase):
         return True
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
+        if self._state.closed and self.autoconnect:
+            self.connect()  # here, so that waiting for a connection does not count as a slow statement
         try:
             return super().execute_sql(sql, params)
         except DatabaseUnavailable:
@@ -108,7 +113,12 @@ class PostgresPool(Observed, PooledPostgresqlDatabase):
             raise
 
     def commit(self) -> None:
-        """Commit; raises CommitUnknown when the connection is lost before the server has answered."""
+        """Commit; raises CommitUnknown when the connection is lost before the server has answered.
+
+        Raises TransactionAborted when a statement had failed and the error was swallowed.
+        """
+        if not self._state.closed and self._state.conn.get_transaction_status() == TRANSACTION_STATUS_INERROR:
+            raise TransactionAborted  # the server would answer such a COMMIT with ROLLBACK, and no error
         try:
             with translated():
                 super().commit()

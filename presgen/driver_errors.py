@@ -9,7 +9,21 @@ from typing import Any, Final
 
 import peewee as pw
 
-from .errors import ConstraintViolation, DatabaseUnavailable, InvalidTransition, PresgenError
+from .errors import (
+    ConstraintViolation,
+    DatabaseBusy,
+    DatabaseUnavailable,
+    InvalidTransition,
+    PresgenError,
+    StatementTimeout,
+)
+
+# Serialization failure, deadlock, lock not available.
+_BUSY: Final = frozenset({"40001", "40P01", "55P03"})
+_BUSY_SQLITE: Final = ("database is locked", "database table is locked")
+_QUERY_CANCELED: Final = "57014"
+# Shut down, crashed, starting up, idle too long (in a transaction, in a session).
+_CONNECTION_ENDED: Final = frozenset({"57P01", "57P02", "57P03", "25P03", "57P05"})
 
 _TRANSITION: Final = "valid_status_transition"
 _SQLITE_RULE: Final = re.compile(r"^(?P<kind>[A-Z ]+) constraint failed(?:: (?P<name>.+))?$")
@@ -68,8 +82,17 @@ def _meaning(error: Exception) -> PresgenError | None:
     cause = _driver_error(error)
     if isinstance(error, pw.IntegrityError):
         return _broken_rule(cause)
-    lost = isinstance(error, pw.InterfaceError) or getattr(cause, "pgcode", "") in (None, "57P01", "57P02", "57P03")
-    if lost and hasattr(cause, "pgcode") and isinstance(error, (pw.OperationalError, pw.InterfaceError)):
+    state, text = getattr(cause, "pgcode", None), str(cause)
+    if state in _BUSY:
+        return DatabaseBusy(f"{cause.diag.message_primary}: nothing of the transaction was kept, try it again")
+    if text.startswith(_BUSY_SQLITE):
+        return DatabaseBusy(f"{text}: another program is writing to the file, try again when it is done")
+    if state == _QUERY_CANCELED:
+        return StatementTimeout(
+            f"{cause.diag.message_primary}: raise DATABASE_STATEMENT_TIMEOUT, or try again when the server is less busy"
+        )
+    is_about_connection = isinstance(error, (pw.OperationalError, pw.InterfaceError)) and hasattr(cause, "pgcode")
+    if is_about_connection and (state is None or state.startswith("08") or state in _CONNECTION_ENDED):
         return DatabaseUnavailable("the connection to the database was lost; nothing uncommitted was kept")
     return None
 

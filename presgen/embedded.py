@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import logging
 import os
@@ -46,7 +47,8 @@ class EmbeddedServer:
         self.data = self.folder / "data"
         self._version = version
         self._settings = dict(settings or {})
-        self._users: IO[str] | None = None
+        self._membership: IO[str] | None = None
+        self._pid = os.getpid()
 
     def __enter__(self) -> EmbeddedServer:
         self.start()
@@ -75,7 +77,7 @@ class EmbeddedServer:
 
     def start(self) -> None:
         """Start the server, or join it if it runs; raises DatabaseUnavailable with the end of its log."""
-        if self._users is not None:
+        if self._membership is not None:
             return
         self._prepare_folder()
         with self._starting():
@@ -84,25 +86,33 @@ class EmbeddedServer:
             if not self.is_running():
                 self._run("pg_ctl", "-D", self.data, "-l", self.folder / "server.log", "-o", self._options(), "-w",
                           "-t", str(_START_SECONDS), "start")  # fmt: skip
+            self._membership = self._member_file()
+            fcntl.flock(self._membership, fcntl.LOCK_SH)
+        self._pid = os.getpid()
+        atexit.register(self.stop)
+        try:
             self._create_database()
-            self._users = self._users_file()
-            fcntl.flock(self._users, fcntl.LOCK_SH)
+        except psycopg2.Error as error:
+            self.stop()
+            reason = str(error).strip().partition("\n")[0]
+            raise DatabaseUnavailable(f"the embedded server in {self.folder} does not answer: {reason}") from None
 
     def stop(self) -> None:
         """Leave the server; the last process to leave stops it."""
-        if self._users is None:
+        if self._membership is None or self._pid != os.getpid():  # a forked child's copy is not its own
             return
+        atexit.unregister(self.stop)
         with self._starting():
             try:
-                fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._membership, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 pass  # somebody else still uses it
             else:
                 if self.is_running():
                     self._run("pg_ctl", "-D", self.data, "-m", "fast", "-w", "stop")
             finally:
-                self._users.close()
-                self._users = None
+                self._membership.close()
+                self._membership = None
 
     def is_running(self) -> bool:
         """Whether a server runs on the folder."""
@@ -123,7 +133,12 @@ class EmbeddedServer:
         return Path(package.origin).parent / _INSTALLS[version] / "bin" / name
 
     def _options(self) -> str:
-        settings = {"listen_addresses": "", "unix_socket_directories": str(self.socket_folder), **self._settings}
+        settings = {
+            "listen_addresses": "",
+            "port": "5432",
+            "unix_socket_directories": str(self.socket_folder),
+            **self._settings,
+        }
         return " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
 
     @contextmanager
@@ -132,7 +147,7 @@ class EmbeddedServer:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _users_file(self) -> IO[str]:
+    def _member_file(self) -> IO[str]:
         return open(self.folder / "users.lock", "w", encoding="utf-8")
 
     def _prepare_folder(self) -> None:
@@ -184,9 +199,14 @@ class EmbeddedServer:
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             check=False,
-            env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
+            env={**_without_libpq_variables(), "LC_ALL": "C", "TZ": "UTC"},
             **identity,
         )
+
+
+def _without_libpq_variables() -> dict[str, str]:
+    """The environment without PGPORT, PGDATA and the like, which the server's programs would heed."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
 
 
 def _unprivileged() -> pwd.struct_passwd:

@@ -81,6 +81,27 @@ class DatabaseUnavailable(PresgenError, pw.OperationalError):
     retryable = True
 
 
+class DatabaseBusy(PresgenError, pw.OperationalError):
+    """The server gave up a statement or transaction in favour of others; nothing of it was kept."""
+
+    retryable = True
+
+
+class StatementTimeout(PresgenError, pw.OperationalError):
+    """A statement took longer than it may."""
+
+
+class TransactionAborted(PresgenError, pw.InternalError):
+    """A transaction was committed although one of its statements had failed; nothing of it was stored."""
+
+    def __init__(
+        self,
+        message: str = "a statement of this transaction failed, so nothing of it was stored; "
+        "put a statement that may fail into a `with db.transaction():` of its own",
+    ) -> None:
+        super().__init__(message)
+
+
 class PoolTimeout(PresgenError):
     """No connection of the pool became free in time."""
 

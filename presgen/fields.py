@@ -10,12 +10,14 @@ from typing import Any
 import peewee as pw
 
 from . import validation
-from .clock import stored_moment
+from .clock import SQLITE_FORMAT, stored_moment
+from .context import session
 from .errors import ValidationError
 from .status import JobStatus
 
 
 def _is_postgresql(context: Any) -> bool:
+    """Whether DDL is being written for PostgreSQL; its name for this type is all that the context tells of it."""
     return bool(context.state.field_types.get("BIGAUTO") == "BIGSERIAL")
 
 
@@ -58,11 +60,22 @@ class Checked:
             for rule in self.rules:
                 value = rule(value)
         except ValidationError as error:
-            said = str(error)
-            # The specification's own sentences stand as they are; the rest need their subject.
-            message = f"{self.name} {said}" if said[:1].islower() else said
-            raise ValidationError(message, field=self.name, rule=error.rule) from None
+            raise self.named(error) from None
         return value
+
+    def named(self, error: ValidationError) -> ValidationError:
+        """The error of a rule, which knows no field, as one of this field."""
+        said = str(error)
+        # The specification's own sentences stand as they are; the rest need their subject.
+        message = f"{self.name} {said}" if said[:1].islower() else said
+        return ValidationError(message, field=self.name, rule=error.rule)
+
+    def converted(self, value: Any) -> Any:
+        """check_type() for a value in a query; raises ValidationError that names the field."""
+        try:
+            return self.check_type(value)
+        except ValidationError as error:
+            raise self.named(error) from None
 
     def ddl(self, ctx: Any) -> Any:
         definition = super().ddl(ctx)  # type: ignore[misc]
@@ -103,6 +116,13 @@ class VarcharField(Checked, pw.CharField):
         return validation.text(value, max_length=self.max_length)
 
 
+class EmailField(VarcharField):
+    """An e-mail address in lower case, also where it is compared."""
+
+    def db_value(self, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+
 class LongTextField(Checked, pw.TextField):
     """A text of at most validation.LONG_TEXT_MAX characters that is not blank."""
 
@@ -138,7 +158,7 @@ class FlagField(Checked, pw.BooleanField):
         return validation.flag(value)
 
 
-class MomentField(Checked, pw.Field):
+class MomentField(Checked, pw.DateTimeField):
     """A timestamptz that is always aware and in UTC; `now=True` lets the database's clock fill it."""
 
     field_type = "TIMESTAMPTZ"
@@ -151,9 +171,10 @@ class MomentField(Checked, pw.Field):
         return validation.moment(value)
 
     def db_value(self, value: Any) -> Any:
-        if value is None or isinstance(value, str):
-            return value
-        return stored_moment(validation.moment(value))
+        if isinstance(value, str):  # as a person writes it in a query
+            with suppress(ValueError):
+                value = datetime.fromisoformat(value)
+        return None if value is None else stored_moment(self.converted(value))
 
     def python_value(self, value: Any) -> datetime | None:
         if value is None:
@@ -166,7 +187,7 @@ class MomentField(Checked, pw.Field):
     def column_default(self, context: Any) -> str | None:
         if not self.is_filled_by_database:
             return None
-        return "now()" if _is_postgresql(context) else "(strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'))"
+        return "now()" if _is_postgresql(context) else f"(strftime('{SQLITE_FORMAT}', 'now'))"
 
 
 class _StatusAccessor(pw.FieldAccessor):
@@ -174,9 +195,10 @@ class _StatusAccessor(pw.FieldAccessor):
 
     def __set__(self, instance: Any, value: Any) -> None:
         if self.name not in instance._dirty:
-            instance.stored_status = instance.__data__.get(self.name)
-        with suppress(ValueError):  # the validator says so, with the field's name
-            value = JobStatus(value)
+            setattr(instance, f"stored_{self.name}", instance.__data__.get(self.name))
+        if isinstance(value, str):
+            with suppress(ValueError):  # the validator says so, with the field's name
+                value = JobStatus(value)
         super().__set__(instance, value)
 
 
@@ -189,14 +211,13 @@ class StatusField(Checked, pw.CharField):
         super().__init__(max_length=32, **options)
 
     def check_type(self, value: Any) -> JobStatus:
-        try:
-            return JobStatus(value)
-        except ValueError:
-            known = ", ".join(JobStatus)
-            raise ValidationError(f"must be one of {known}", rule="status") from None
+        if isinstance(value, str):  # Enum compares with ==, which on an SQL expression is an expression, and true
+            with suppress(ValueError):
+                return JobStatus(value)
+        raise ValidationError(f"must be one of {', '.join(JobStatus)}", rule="status")
 
     def db_value(self, value: Any) -> str | None:
-        return None if value is None else self.check_type(value).value
+        return None if value is None else str(self.converted(value).value)
 
     def python_value(self, value: Any) -> JobStatus | None:
         return None if value is None else JobStatus(value)
@@ -209,8 +230,21 @@ class DocumentField(Checked, pw.JSONField):
         return validation.document(value)
 
 
+class _RelationAccessor(pw.ForeignKeyAccessor):
+    """Loads the other row in a session, so that reading it leaves no connection behind in the thread."""
+
+    def get_rel_instance(self, instance: Any) -> Any:
+        load: Any = super().get_rel_instance
+        if self.name in instance.__rel__ or instance._meta.database is None:
+            return load(instance)
+        with session(instance._meta.database):
+            return load(instance)
+
+
 class ReferenceField(Checked, pw.ForeignKeyField):
     """A foreign key; takes a saved row of the other model or its id."""
+
+    accessor_class = _RelationAccessor
 
     def check_type(self, value: Any) -> Any:
         if isinstance(value, self.rel_model):

@@ -5,31 +5,27 @@ from __future__ import annotations
 import atexit
 import logging
 import random
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import peewee as pw
-
 from .config import DatabaseConfig
 from .context import session
 from .database import PostgresPool
-from .driver_errors import sqlstate
-from .errors import DatabaseUnavailable, PoolTimeout
+from .errors import ConfigurationError, PresgenError
 from .health import Health, examine
 from .migrator import Migrator
-from .models import MODELS
+from .models import MODELS, PresentationJob
 from .queries import get_database_metrics
 from .sqlite import SqliteFile
 
 logger = logging.getLogger("database")
 Result = TypeVar("Result")
 
-# Serialization failure, deadlock, lock not available: the server has undone the whole transaction.
-_RETRYABLE_STATES: Final = frozenset({"40001", "40P01", "55P03"})
 _FIRST_RETRY_SECONDS: Final = 0.05
 
 
@@ -44,6 +40,7 @@ class DatabaseManager:
         self._database: PostgresPool | SqliteFile | None = None
         self._server: Any = None
         self._bound_before: list[tuple[Any, Any]] = []
+        self._opening = threading.RLock()
 
     @classmethod
     def from_env(cls) -> DatabaseManager:
@@ -69,38 +66,49 @@ class DatabaseManager:
 
     def open(self) -> None:
         """Open the pool and bind the models; connections are made when they are needed."""
-        if self._database is not None:
-            return
-        config = self.config
-        if config.backend == "sqlite":
-            self._database = SqliteFile(config)
-        else:
-            if config.backend == "embedded":
-                config = self._started_server(config)
-            self._database = PostgresPool(config)
-        self._bound_before = [(model, model._meta.database) for model in MODELS]
-        for model in MODELS:
-            model.bind(self._database, bind_refs=False, bind_backrefs=False)
+        with self._opening:
+            if self._database is not None:
+                return
+            self._database = self._opened(self.config)
+            self._bound_before = [(model, model._meta.database) for model in MODELS]
+            for model in MODELS:
+                model.bind(self._database, bind_refs=False, bind_backrefs=False)
 
     def close(self) -> None:
         """Close every connection, unbind the models, and leave an embedded server."""
-        database, self._database = self._database, None
-        if database is None:
-            return
-        for model, before in self._bound_before:
-            if model._meta.database is database:
-                model.bind(before, bind_refs=False, bind_backrefs=False)
-        database.close_all()
-        if self._server is not None:
-            self._server.stop()
-            self._server = None
+        with self._opening:
+            database, self._database = self._database, None
+            if database is None:
+                return
+            database.is_retired = True
+            for model, before in self._bound_before:
+                if model._meta.database is database:
+                    # A manager that was closed in the meantime gets no models back.
+                    usable = None if getattr(before, "is_retired", False) else before
+                    model.bind(usable, bind_refs=False, bind_backrefs=False)
+            try:
+                database.close_all()
+            finally:
+                if self._server is not None:
+                    self._server.stop()
+                    self._server = None
 
-    def _started_server(self, config: DatabaseConfig) -> DatabaseConfig:
-        from .embedded import EmbeddedServer
+    def _opened(self, config: DatabaseConfig) -> PostgresPool | SqliteFile:
+        if config.backend == "sqlite":
+            return SqliteFile(config)
+        if config.backend == "embedded":
+            from .embedded import EmbeddedServer
 
-        self._server = EmbeddedServer(Path(config.path))
-        self._server.start()
-        return replace(config, url=self._server.url)
+            server = EmbeddedServer(Path(config.path))
+            server.start()
+            self._server = server
+            config = replace(config, url=server.url)
+        return PostgresPool(config)
+
+    def require_binding(self) -> None:
+        """Raise ConfigurationError when another manager has bound the models since this one did."""
+        if PresentationJob._meta.database is not self.database:
+            raise ConfigurationError("the models are bound to another manager's database: close that manager first")
 
     # Work
 
@@ -111,30 +119,34 @@ class DatabaseManager:
             yield database
 
     def get_session(self) -> Iterator[Any]:
-        """session() as a generator, for dependency injection."""
+        """session() as a generator, for dependency injection; it has to start and end in the same thread."""
         with self.session() as database:
             yield database
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:
-        """Hold a connection and a transaction for the block; inside another one, a savepoint."""
-        with self.session() as database, database.atomic():
-            yield database
+        """Hold a connection and a transaction for the block, inside another one a savepoint; gives it.
+
+        Raises TransactionAborted at its end when an error of PostgreSQL was swallowed inside.
+        """
+        with self.session() as database, database.atomic() as transaction:
+            yield transaction
 
     def run_in_transaction(self, work: Callable[[], Result], *, retries: int = 3) -> Result:
         """Run `work` in a transaction, and again from its start after errors that are safe to retry.
 
         These are deadlocks, serialization failures, lock timeouts and connections that could not be had or were
         lost before COMMIT; there are at most `retries` repeats, with a growing, jittered pause. Inside a
-        transaction it runs once: only the outermost can be repeated.
+        transaction it runs once: only the outermost can be repeated. `work` has to read or make the rows that it
+        writes: an instance from outside does not forget a save() that was rolled back.
         """
         nested = self.database.in_transaction()
         for attempt in range(retries + 1):
             try:
                 with self.transaction():
                     return work()
-            except (pw.OperationalError, PoolTimeout) as error:
-                if nested or attempt == retries or not _is_retryable(error):
+            except PresgenError as error:
+                if nested or attempt == retries or not error.retryable:
                     raise
                 pause = _FIRST_RETRY_SECONDS * 2**attempt * random.uniform(0.5, 1.5)
                 logger.info("Transaction failed (%s); again in %.2f s", type(error).__name__, pause)
@@ -181,22 +193,15 @@ class DatabaseManager:
         """Latency, server, role, pool and pending migrations, or why the database does not answer."""
         try:
             database = self.database
-        except DatabaseUnavailable as error:  # an embedded server that does not start
+        except PresgenError as error:  # an embedded server that does not start
             return Health(ok=False, error=str(error))
         return examine(database)
 
     def metrics(self) -> dict[str, Any]:
         """The counts of queries.get_database_metrics() (one statement), and the pool's statistics as `pool`."""
-        return {**self._bound_metrics(), "pool": self.pool_stats()}
-
-    def _bound_metrics(self) -> Mapping[str, Any]:
-        with self.session():
-            return get_database_metrics()
+        self.require_binding()
+        return {**get_database_metrics(), "pool": self.pool_stats()}
 
     def pool_stats(self) -> dict[str, int]:
         """Connections `in_use` and `idle`, and `max_connections`."""
         return self.database.pool_stats()
-
-
-def _is_retryable(error: Exception) -> bool:
-    return getattr(error, "retryable", False) or sqlstate(error) in _RETRYABLE_STATES

@@ -70,8 +70,10 @@ class Migrator:
             self._refuse_unknown()
             if target is not None and target in self.applied():
                 return []
-            names: list[str] = self._run(lambda router: router.run(target))
-            return names
+            wanted = [name for name in self.pending() if target is None or name <= target]
+            for name in wanted:
+                self._run(name, "run", name)
+            return wanted
 
     def rollback(self, count: int = 1) -> list[str]:
         """Undo the latest `count` migrations; gives their names, newest first. Raises MigrationError."""
@@ -80,19 +82,20 @@ class Migrator:
             applied = self.applied()
             if not 0 < count <= len(applied):
                 raise MigrationError(f"cannot roll back {count} of {len(applied)} applied migrations")
-            for _ in range(count):
-                self._run(lambda router: router.rollback())
-            return applied[::-1][:count]
+            undone = applied[::-1][:count]
+            for name in undone:
+                self._run(name, "rollback")
+            return undone
 
-    def _run(self, step: Any) -> Any:
+    def _run(self, name: str, step: str, *arguments: str) -> None:
         from peewee_migrate import Router
 
         try:
             router: Router = Router(self.database, migrate_dir=self.folder, migrate_table=HISTORY_TABLE, logger=logger)
-            return step(router)
+            getattr(router, step)(*arguments)
         except (pw.PeeweeException, OSError) as error:
             reason = str(error).strip().partition("\n")[0]
-            raise MigrationError(f"the migration failed and was undone: {reason}") from error
+            raise MigrationError(f"{name} failed and was undone: {reason}") from error
 
     def _refuse_unknown(self) -> None:
         unknown = [name for name in self.applied() if name not in self.known()]
@@ -104,8 +107,10 @@ class Migrator:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         with session(self.database):
-            if is_sqlite(self.database):
-                with self.database.atomic():  # IMMEDIATE: one writer, from the first look to the last step
+            if is_sqlite(self.database) or self._is_behind_pgbouncer:
+                with self.database.atomic():  # one transaction, from the first look to the last step
+                    if self._is_behind_pgbouncer:
+                        self._take_advisory_lock("pg_try_advisory_xact_lock")
                     yield
                 return
             self.lock()
@@ -114,9 +119,13 @@ class Migrator:
             finally:
                 self.database.execute_sql("SELECT pg_advisory_unlock(%s)", (LOCK_KEY,))
 
-    def _take_advisory_lock(self) -> None:
+    @property
+    def _is_behind_pgbouncer(self) -> bool:
+        return bool(getattr(getattr(self.database, "config", None), "pgbouncer", False))
+
+    def _take_advisory_lock(self, function: str = "pg_try_advisory_lock") -> None:
         # Asked for again and again: while libpq waits for a lock, no signal gets through to Python.
-        try_lock, waiting = "SELECT pg_try_advisory_lock(%s)", False
+        try_lock, waiting = f"SELECT {function}(%s)", False
         while not self.database.execute_sql(try_lock, (LOCK_KEY,)).fetchone()[0]:
             if not waiting:
                 logger.info("Another migrator is at work; waiting for it")
@@ -125,6 +134,10 @@ class Migrator:
 
     def lock(self) -> None:
         """Wait until no other migrator is at work, and keep others out while the open connection lasts."""
+        if self._is_behind_pgbouncer:
+            raise MigrationError(
+                "PgBouncer would lose pw_migrate's lock: run `presgen migrate`, or use the server itself"
+            )
         if is_sqlite(self.database):
             self.database.execute_sql("PRAGMA locking_mode = EXCLUSIVE")
             with self.database.atomic():

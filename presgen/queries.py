@@ -8,11 +8,19 @@ from typing import Any, Final
 
 import peewee as pw
 
-from .clock import seconds_since, start_of_day
+from .clock import elapsed_seconds, server_time, start_of_day
 from .context import session
 from .errors import ValidationError
 from .models import PresentationJob, User, VoiceClone
 from .status import JobStatus
+
+__all__ = [
+    "get_database_metrics",
+    "get_presentation_jobs",
+    "get_user_presentation_jobs",
+    "get_user_voice_clones",
+    "get_users_with_voice_clones",
+]
 
 LIMIT_MAX: Final = 10_000
 _CURSOR: Final = re.compile(r"(?P<moment>[^~]+)~(?P<id>[0-9]{1,19})")
@@ -68,7 +76,7 @@ def get_user_presentation_jobs(user_id: int) -> list[PresentationJob]:
 
 
 def get_database_metrics() -> dict[str, Any]:
-    """Counts for monitoring; one statement.
+    """Counts for monitoring, of jobs without the soft-deleted; one statement.
 
     The specification's five (`failed_jobs_today` by the day of creation, in UTC), `jobs_by_status` for every
     status, and `oldest_pending_seconds`, the age of the job that has waited longest (None without one).
@@ -77,12 +85,13 @@ def get_database_metrics() -> dict[str, Any]:
     count = pw.fn.COUNT(job.id)
     by_status = [count.filter(job.status == status).alias(status.value) for status in JobStatus]
     failed_today = (job.status == JobStatus.FAILED) & (job.created_at >= start_of_day(database))
-    query = job.select(
+    oldest = pw.fn.MIN(job.created_at).filter(job.status == JobStatus.PENDING)
+    query = job.alive().select(
         User.select(pw.fn.COUNT(User.id)).alias("total_users"),
         User.select(pw.fn.COUNT(User.id)).where(User.is_active).alias("active_users"),
         VoiceClone.select(pw.fn.COUNT(VoiceClone.id)).alias("total_voice_clones"),
         count.filter(failed_today).alias("failed_jobs_today"),
-        seconds_since(database, pw.fn.MIN(job.created_at).filter(job.status == JobStatus.PENDING)).alias("oldest"),
+        elapsed_seconds(database, oldest, server_time(database)).alias("oldest"),
         *by_status,
     )
     with session(database):
@@ -103,12 +112,14 @@ def _bounded(name: str, value: int, *, highest: int = LIMIT_MAX) -> int:
     return value
 
 
-def _position(after: PresentationJob | str) -> tuple[datetime, int]:
+def _position(after: PresentationJob | str) -> tuple[str, int]:
     cursor = after.cursor if isinstance(after, PresentationJob) else after
     match = _CURSOR.fullmatch(cursor) if isinstance(cursor, str) else None
     try:
         if match is not None:
-            return PresentationJob.created_at.clean(datetime.fromisoformat(match["moment"])), int(match["id"])
+            # As stored: a Tuple knows no fields that would convert its values.
+            moment = PresentationJob.created_at.db_value(datetime.fromisoformat(match["moment"]))
+            return moment, PresentationJob.id.clean(int(match["id"]))
     except ValueError:
         pass
     raise ValidationError("after must be a job or its cursor", field="after", rule="cursor")

@@ -26,27 +26,26 @@ class SqliteFile(Observed, pw.SqliteDatabase):
         if sqlite3.sqlite_version_info < (3, 36):
             raise ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old; presgen needs 3.36")
         self.config = config
-        # A plain :memory: database belongs to one connection; SQLite's memdb is shared by name.
-        self._keeper: sqlite3.Connection | None = None
-        self._in_memory = config.path == ":memory:"
-        name = f"file:/presgen-{uuid.uuid4().hex}?vfs=memdb" if self._in_memory else config.path
+        in_memory = config.path == ":memory:"
+        name = f"file:/presgen-{uuid.uuid4().hex}?vfs=memdb" if in_memory else config.path
+        # A plain :memory: database belongs to one connection. SQLite's memdb is shared by its name, and lives as
+        # long as one connection does: this one.
+        self._keeper = sqlite3.connect(name, uri=True, check_same_thread=False) if in_memory else None
         super().__init__(
             name,
-            pragmas=_PRAGMAS if self._in_memory else {**_PRAGMAS, "journal_mode": "wal"},
+            pragmas=_PRAGMAS if in_memory else {**_PRAGMAS, "journal_mode": "wal"},
             lock_type="IMMEDIATE",
             timeout=config.pool_timeout,
             returning_clause=True,
-            uri=self._in_memory,
+            uri=in_memory,
         )
         self.observe(config)
 
     def connect(self, reuse_if_open: bool = False) -> bool:
-        if self._in_memory and self._keeper is None:
-            self._keeper = sqlite3.connect(self.database, uri=True, check_same_thread=False)
         try:
             with translated():
                 return bool(super().connect(reuse_if_open))
-        except pw.OperationalError as error:
+        except pw.DatabaseError as error:
             if self.is_closed() and not isinstance(error, DatabaseUnavailable):
                 reason = str(error).splitlines()[0]
                 raise DatabaseUnavailable(

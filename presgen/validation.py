@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import operator
+import re
 from collections.abc import Callable
 from datetime import datetime, timezone
 from numbers import Real
@@ -21,6 +22,9 @@ Rule = Callable[[Any], Any]
 LONG_TEXT_MAX: Final = 10_000
 DOCUMENT_MAX_BYTES: Final = 1_000_000
 VOICE_CLONE_MAX_SECONDS: Final = 300
+
+# An escape of NUL in JSON, and not the text of one behind an escaped backslash.
+_ESCAPED_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def text(value: Any, *, max_length: int) -> str:
@@ -97,7 +101,7 @@ def document(value: Any) -> Any:
     except (TypeError, ValueError, RecursionError):
         raise ValidationError("must be a finite JSON value", rule="json") from None
     storable(encoded)
-    if "\\u0000" in encoded:
+    if _ESCAPED_NUL.search(encoded):
         raise ValidationError("must not contain the NUL character", rule="nul")
     if len(encoded.encode()) > DOCUMENT_MAX_BYTES:
         raise ValidationError(f"must be at most {DOCUMENT_MAX_BYTES} bytes of JSON", rule="max_length")

@@ -15,8 +15,17 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from .context import session
-from .errors import CommitUnknown, DatabaseUnavailable, JobCancelled, LeaseLost, PoolTimeout
+import peewee as pw
+
+from .errors import (
+    CommitUnknown,
+    DatabaseBusy,
+    DatabaseUnavailable,
+    JobCancelled,
+    LeaseLost,
+    PoolTimeout,
+    PresgenError,
+)
 from .models import PresentationJob
 from .models.fenced import DEFAULT_LEASE, in_seconds
 
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("presgen.worker")
 
 Handler = Callable[[PresentationJob], Any]
+_OUTAGES: Final = (DatabaseUnavailable, PoolTimeout, CommitUnknown)
 DEFAULT_POLL: Final = timedelta(seconds=1)
 # A lease survives two heartbeats that are late or lost.
 HEARTBEATS_PER_LEASE: Final = 3
@@ -50,9 +60,9 @@ class Worker:
     ) -> None:
         self.manager = manager
         self.handler = handler
-        self.name = name or f"{socket.gethostname()}-{os.getpid()}"
-        self.lease_seconds = in_seconds(lease)
-        self.poll_seconds = in_seconds(poll)
+        self.name: str = PresentationJob.worker.clean(name or f"{socket.gethostname()}-{os.getpid()}")
+        self.lease_seconds = in_seconds(lease, "lease")
+        self.poll_seconds = in_seconds(poll, "poll")
         self._is_stopping = False
         # Unlike an Event's lock, a SimpleQueue's put() may interrupt its own get(), as a signal does.
         self._wake_ups: SimpleQueue[None] = SimpleQueue()
@@ -67,25 +77,22 @@ class Worker:
         with self._signals():
             while not self._is_stopping:
                 try:
-                    if self.run_once():
-                        continue
-                    pause = self.poll_seconds
-                except (DatabaseUnavailable, PoolTimeout, CommitUnknown) as error:
-                    pause = min(max(pause, 0.1) * 2, _OUTAGE_PAUSE_MAX_SECONDS)
+                    is_idle, pause = not self.run_once(), self.poll_seconds
+                except (*_OUTAGES, DatabaseBusy) as error:
+                    is_idle, pause = True, min(max(pause, 0.1) * 2, _OUTAGE_PAUSE_MAX_SECONDS)
                     logger.warning("%s: %s", self.name, error)
-                # Jitter keeps workers that were started together from polling together.
-                with suppress(Empty):
-                    self._wake_ups.get(timeout=pause * random.uniform(0.5, 1.5))
+                if is_idle:
+                    # Jitter keeps workers that were started together from polling together.
+                    with suppress(Empty):
+                        self._wake_ups.get(timeout=pause * random.uniform(0.5, 1.5))
 
     def run_once(self) -> bool:
         """Claim one job and handle it; tells whether there was one."""
-        database = self.manager.database
-        with session(database):
-            jobs = PresentationJob.claim(self.name, lease=self.lease_seconds)
-        if not jobs:
-            return False
-        self._work_on(jobs[0])
-        return True
+        self.manager.require_binding()
+        jobs = PresentationJob.claim(self.name, lease=self.lease_seconds)
+        for job in jobs:
+            self._work_on(job)
+        return bool(jobs)
 
     def drain(self) -> int:
         """Handle jobs until none is due; gives the number of claims. For tests and one-off runs."""
@@ -100,35 +107,41 @@ class Worker:
         self._wake_ups.put(None)
 
     def _work_on(self, job: PresentationJob) -> None:
+        claim = (job.id, int(job.attempt))  # the handler may do anything to its instance
         try:
-            with _Heartbeat(self.manager.database, job, self.lease_seconds / HEARTBEATS_PER_LEASE):
+            with _Heartbeat(job, self.lease_seconds / HEARTBEATS_PER_LEASE):
                 self.handler(job)
             if job.status.is_running:
-                job.fail("the handler returned without completing the job")
-        except JobCancelled:
-            logger.info("%s: job %s was cancelled", self.name, job.id)
-            self._settle(job, job.acknowledge_cancellation)
-        except LeaseLost as error:
-            logger.warning("%s: %s", self.name, error)
-        except (DatabaseUnavailable, PoolTimeout, CommitUnknown):
+                self._settle(*claim, "the handler returned without completing the job")
+        except _OUTAGES:
             raise  # the lease brings the job back
         except Exception as error:
-            logger.exception("%s: job %s failed", self.name, job.id)
-            reason = error
-            self._settle(job, lambda: job.fail(reason))
-        except BaseException:
-            self._settle(job, job.release)
+            self._settle(*claim, error)
+        except (KeyboardInterrupt, _Interrupted):
+            self._settle(*claim, None)
+            raise
+        except BaseException as error:
+            self._settle(*claim, error)
             raise
 
-    def _settle(self, job: PresentationJob, ending: Callable[[], None]) -> None:
-        """Write the end of a job that may have left this worker's hand in the meantime."""
+    def _settle(self, job_id: int, attempt: int, error: BaseException | str | None) -> None:
+        """Write the end that the handler did not, on the row as it is: a transaction of its own may be undone.
+
+        Without an error the job is released.
+        """
+        held = PresentationJob.in_hand(job_id, worker=self.name, attempt=attempt)
         try:
-            if job.status.is_running:
-                ending()
-        except JobCancelled:
-            self._settle(job, job.acknowledge_cancellation)
-        except LeaseLost as error:
-            logger.warning("%s: %s", self.name, error)
+            if held is None:
+                logger.warning("%s: job %s is over or in other hands: %s", self.name, job_id, error)
+            elif held.cancel_requested_at is not None:
+                held.acknowledge_cancellation()
+            elif error is None:
+                held.release()
+            else:
+                logger.error("%s: job %s failed", self.name, job_id, exc_info=_traceback(error))
+                held.fail(error)
+        except (JobCancelled, LeaseLost) as lost:  # in this very moment; whoever has it now ends it
+            logger.warning("%s: %s", self.name, lost)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -145,15 +158,22 @@ class Worker:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._is_stopping:
-            raise SystemExit(128 + number)
+            raise _Interrupted(128 + number)
         self.stop()
+
+
+class _Interrupted(SystemExit):
+    """The second signal."""
+
+
+def _traceback(error: BaseException | str) -> BaseException | None:
+    return error if isinstance(error, BaseException) else None
 
 
 class _Heartbeat:
     """A thread that keeps a job's lease alive while its handler works."""
 
-    def __init__(self, database: Any, job: PresentationJob, every_seconds: float) -> None:
-        self._database = database
+    def __init__(self, job: PresentationJob, every_seconds: float) -> None:
         self._job = job
         self._every_seconds = every_seconds
         self._done = threading.Event()
@@ -173,5 +193,6 @@ class _Heartbeat:
             except (JobCancelled, LeaseLost) as error:
                 logger.info("%s", error)  # the handler hears of it at its next write
                 return
-            except (DatabaseUnavailable, PoolTimeout) as error:
+            except (PresgenError, pw.PeeweeException) as error:
+                # One may be missed; the lease is as long as several.
                 logger.warning("heartbeat of job %s: %s", self._job.id, error)

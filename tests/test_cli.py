@@ -232,7 +232,7 @@ def test_a_migration_that_fails_shows_no_traceback(empty_url: str, verbose: list
 
     assert result.exit_code == 1
     assert "Traceback" not in result.stderr
-    assert "Error: the migration failed and was undone: " in result.stderr.splitlines()[-1]
+    assert "Error: 001_create_tables failed and was undone: " in result.stderr.splitlines()[-1]
     assert verbose or refused(result)
 
 

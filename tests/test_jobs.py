@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import peewee as pw
 import pytest
 
 from presgen import (
@@ -138,7 +139,19 @@ def test_a_claim_takes_the_job_into_the_workers_hand(job: PresentationJob) -> No
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"limit": 0}, {"lease": 0}, {"lease": timedelta(0)}, {"worker": ""}, {"worker": 5}]
+    "arguments",
+    [
+        {"limit": 0},
+        {"limit": 1.5},
+        {"limit": "2"},
+        {"lease": 0},
+        {"lease": None},
+        {"lease": float("nan")},
+        {"lease": 1e12},
+        {"lease": timedelta(0)},
+        {"worker": ""},
+        {"worker": 5},
+    ],
 )
 def test_a_claim_refuses_nonsense(db: DatabaseManager, arguments: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
@@ -149,7 +162,7 @@ def test_the_claim_is_one_statement_after_the_reaping(job: PresentationJob, stat
     statements.clear()
     PresentationJob.claim("w1")
     assert len(statements) == 2
-    assert "MATERIALIZED" in statements[1]
+    assert "AS MATERIALIZED" in statements[1]
     assert statements[1].count("UPDATE") <= 2  # FOR UPDATE is the second
 
 
@@ -302,6 +315,148 @@ def test_plain_jobs_take_the_verbs_without_a_worker(job: PresentationJob) -> Non
     assert_shown_is_stored(job)
     with pytest.raises(InvalidTransition, match=f"job {job.id} cannot go from completed to failed"):
         job.fail("too late")
+
+
+def test_verbs_on_a_job_that_nobody_claimed_fill_its_times_too(enqueue: Enqueue) -> None:
+    advanced, completed = enqueue(), enqueue()
+    advanced.advance(JobStatus.PROCESSING_SLIDES)
+    advanced.complete(s3_video_path="/v.mp4")
+    completed.complete(s3_video_path="/v.mp4")
+    for job in (advanced, completed):
+        assert_shown_is_stored(job)
+        assert job.started_at <= job.completed_at
+        assert job.processing_time_seconds >= 0
+
+
+def test_an_end_is_written_once(claimed: PresentationJob, enqueue: Enqueue) -> None:
+    copy = stored(claimed)
+    claimed.complete(s3_video_path="/first.mp4")
+    with pytest.raises(LeaseLost):
+        copy.complete(s3_video_path="/second.mp4")
+    for job in (claimed, stored(claimed)):
+        for write in (
+            lambda job=job: job.complete(s3_video_path="/second.mp4"),
+            lambda job=job: job.fail("late", retry=False),
+            lambda job=job: job.fail("late"),
+            lambda job=job: job.release(),
+            lambda job=job: job.advance(JobStatus.SYNTHESIZING_AUDIO),
+        ):
+            with pytest.raises(InvalidTransition):
+                write()
+        with pytest.raises(LeaseLost, match="only a running job has a lease"):
+            job.heartbeat()
+    assert stored(claimed).s3_video_path == "/first.mp4"
+    with pytest.raises(InvalidTransition):
+        enqueue().release()
+
+
+def test_a_copy_of_the_job_in_another_stage_is_stale(claimed: PresentationJob) -> None:
+    copy = stored(claimed)
+    claimed.advance(JobStatus.SYNTHESIZING_AUDIO)
+    with pytest.raises(LeaseLost):
+        copy.complete(s3_video_path="/v.mp4")
+    copy.heartbeat(progress=0.3)  # a sign of life is one in any stage
+
+
+def test_a_stale_plain_save_changes_nothing(claimed: PresentationJob) -> None:
+    expire_leases()
+    PresentationJob.reap()
+    claimed.status = JobStatus.SYNTHESIZING_AUDIO
+    with pytest.raises(LeaseLost, match="is pending at attempt 1 of nobody, no longer"):
+        claimed.save()
+    assert stored(claimed).status is JobStatus.PENDING
+
+
+@pytest.mark.parametrize("column", ["attempt", "worker", "owner", "lease_expires_at", "created_at", "nmae"])
+def test_a_worker_sets_what_it_measures_and_nothing_else(claimed: PresentationJob, column: str) -> None:
+    for write in (
+        lambda: claimed.advance(JobStatus.SYNTHESIZING_AUDIO, **{column: 1}),
+        lambda: claimed.complete(s3_video_path="/v.mp4", **{column: 1}),
+    ):
+        with pytest.raises(ValidationError, match=f"a worker cannot set {column}"):
+            write()
+    assert stored(claimed).__data__ == claimed.__data__
+
+
+def test_an_attempt_begins_anew(enqueue: Enqueue) -> None:
+    enqueue()
+    (claimed,) = PresentationJob.claim("w1")
+    claimed.heartbeat(progress=0.7)
+    expire_leases()
+    PresentationJob.reap()
+    back = stored(claimed)
+    assert (back.progress, back.started_at, back.completed_at) == (0.0, None, None)
+
+
+def test_a_plain_retry_has_an_attempt_left(enqueue: Enqueue) -> None:
+    enqueue(max_attempts=1)
+    (claimed,) = PresentationJob.claim("w1")
+    claimed.fail("no")
+    claimed.status = JobStatus.PENDING
+    claimed.save()
+    assert (claimed.worker, claimed.max_attempts) == (None, 2)
+    assert PresentationJob.claim("w2") == [claimed]
+
+
+def test_a_partly_loaded_job_is_completed_like_any_other(claimed: PresentationJob) -> None:
+    job = PresentationJob.select(PresentationJob.id, PresentationJob.status).get()
+    job.status, job.s3_video_path = JobStatus.COMPLETED, "/v.mp4"
+    job.save()
+    done = stored(claimed)
+    assert done.started_at == claimed.started_at
+    assert done.processing_time_seconds == pytest.approx(
+        (done.completed_at - done.started_at).total_seconds(), abs=1e-5
+    )
+    job = PresentationJob.select(PresentationJob.id, PresentationJob.status).get()
+    job.progress = 0.5
+    job.save()
+    assert stored(claimed).progress == 0.5
+
+
+def test_controls_keep_what_is_not_saved_yet(job: PresentationJob) -> None:
+    job.priority = 5
+    job.cancel()
+    assert (job.priority, job.dirty_field_names) == (5, ["priority"])
+    job.save()
+    assert stored(job).priority == 5
+
+
+def test_a_deleted_job_is_not_retried(job: PresentationJob) -> None:
+    job.cancel()
+    job.deleted_at = datetime.now(timezone.utc)
+    job.save()
+    with pytest.raises(InvalidTransition, match="is cancelled and deleted; it cannot be retried"):
+        job.retry()
+
+
+def test_a_status_may_be_an_sql_expression(job: PresentationJob) -> None:
+    job.status = pw.Value("cancelled")
+    job.save()
+    assert job.status is JobStatus.CANCELLED
+    assert stored(job).status is JobStatus.CANCELLED
+
+
+def test_enqueue_never_gives_a_strangers_job_back(postgresql: str, db: DatabaseManager, enqueue: Enqueue) -> None:
+    enqueue()
+    db.database.execute_sql("ALTER SEQUENCE presentation_jobs_id_seq RESTART")  # as after a careless restore
+    with pytest.raises(ConstraintViolation, match="presentation_jobs_pkey"):
+        enqueue(s3_pptx_path="/mine.pptx")
+    assert enqueue(s3_pptx_path="/mine.pptx").s3_pptx_path == "/mine.pptx"
+
+
+def test_changes_of_status_are_logged_once_they_are_certain(
+    db: DatabaseManager, job: PresentationJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="database")
+    with pytest.raises(ZeroDivisionError), db.transaction():
+        job.cancel()
+        raise ZeroDivisionError
+    plain = stored(job)
+    plain.status, plain.priority = JobStatus.FAILED, 3
+    plain.save(only=["priority"])
+    assert "status changed" not in caplog.text
+    plain.save()
+    assert f"Job {job.id} status changed: pending -> failed" in caplog.text
 
 
 # Out of a worker's hand

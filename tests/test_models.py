@@ -182,7 +182,7 @@ def test_save_only_some_columns(user: User) -> None:
 def test_saving_a_row_that_is_gone_is_an_error(user: User) -> None:
     user.delete_instance()
     user.name = "Ghost"
-    with pytest.raises(User.DoesNotExist, match=r"User\(id=\d+, name='Ghost'\) is not in the database"):
+    with pytest.raises(User.DoesNotExist, match=r"^User \d+ is not in the database; use create"):
         user.save()
 
 
@@ -205,7 +205,7 @@ def test_updated_at_follows_every_kind_of_update(db: DatabaseManager, user: User
 
 
 def test_repr_names_id_and_name(job: PresentationJob, user: User, voice: VoiceClone) -> None:
-    assert repr(user) == f"<User(id={user.id}, name='Ada')>"
+    assert repr(user) == f"<User(id={user.id}, name='Ada', email='ada@example.com')>"
     assert repr(voice) == f'<VoiceClone(id={voice.id}, name="Ada\'s voice", owner_id={user.id})>'
     assert repr(job) == f"<PresentationJob(id={job.id}, status='pending')>"
     assert repr(PresentationJob(status=None)) == "<PresentationJob(id=None)>"

@@ -6,14 +6,25 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta, tzinfo
 
 import peewee as pw
 import psycopg2
 import pytest
 
 import presgen.database
-from presgen import CommitUnknown, DatabaseConfig, DatabaseManager, DatabaseUnavailable, PoolTimeout, User
+from presgen import (
+    CommitUnknown,
+    DatabaseConfig,
+    DatabaseManager,
+    DatabaseUnavailable,
+    PoolTimeout,
+    PresentationJob,
+    User,
+    VoiceClone,
+)
+from presgen.database import PostgresPool
+from presgen.errors import ConstraintViolation, StatementTimeout, TransactionAborted
 
 pytestmark = pytest.mark.usefixtures("postgresql")
 
@@ -127,10 +138,12 @@ def test_an_old_connection_is_recycled(pool: Callable[..., DatabaseManager]) -> 
 def test_a_connection_that_was_idle_for_long_is_asked(
     pool: Callable[..., DatabaseManager], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(presgen.database, "IDLE_SECONDS_BEFORE_PING", 0.0)
     manager = pool()
     first = with_session(manager)
+    monkeypatch.setattr(PostgresPool, "_is_closed", lambda self, connection: True)
     assert with_session(manager) == first
+    monkeypatch.setattr(presgen.database, "IDLE_SECONDS_BEFORE_PING", 0.0)
+    assert with_session(manager) != first
 
 
 def test_a_connection_lost_in_hand_is_replaced_at_the_next_call(pool: Callable[..., DatabaseManager], url: str) -> None:
@@ -191,7 +204,7 @@ def test_a_transaction_left_open_does_not_leak_to_the_next_borrower(pool: Callab
 
 def test_closing_inside_a_transaction_is_an_error(pool: Callable[..., DatabaseManager]) -> None:
     manager = pool()
-    with manager.transaction() as database:
+    with manager.session() as database, manager.transaction():
         with pytest.raises(pw.OperationalError, match="while transaction is open"):
             database.close()
         with pytest.raises(pw.OperationalError, match="already opened"):
@@ -254,9 +267,69 @@ def test_a_hanging_connect_delays_nobody_else(
     assert manager.pool_stats()["in_use"] == 0
 
 
-def test_leases_and_times_come_from_the_servers_clock(pool: Callable[..., DatabaseManager]) -> None:
+def test_leases_and_times_come_from_the_servers_clock(
+    pool: Callable[..., DatabaseManager], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WrongClock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) - timedelta(hours=3)
+
+    monkeypatch.setattr("presgen.clock.datetime", WrongClock)
     manager = pool()
-    with manager.transaction() as database:
+    with manager.session() as database:
+        (before,) = database.execute_sql("SELECT clock_timestamp()").fetchone()
         user = User.create(name="Ada")
-        (now,) = database.execute_sql("SELECT now()").fetchone()
-    assert timedelta(0) <= user.created_at - now < timedelta(seconds=5)
+        user.name = "Ada L."
+        user.save()
+        voice = VoiceClone.create(name="v", s3_path="/v.wav", owner=user)
+        PresentationJob.enqueue(owner=user, voice_clone=voice, s3_pptx_path="/x.pptx")
+        PresentationJob.enqueue_many([{"owner": user, "voice_clone": voice, "s3_pptx_path": "/y.pptx"}])
+        job, other = PresentationJob.claim("w1", limit=2, lease=60)
+        leases = [job.lease_expires_at - timedelta(seconds=60), other.lease_expires_at - timedelta(seconds=60)]
+        job.complete(s3_video_path="/v.mp4")
+        (after,) = database.execute_sql("SELECT clock_timestamp()").fetchone()
+    moments = [user.created_at, user.updated_at, voice.created_at, other.created_at, other.run_at, *leases]
+    for moment in [*moments, job.run_at, job.started_at, job.completed_at, job.updated_at]:
+        assert before <= moment <= after
+
+
+def test_committing_after_a_swallowed_error_says_that_nothing_was_stored(pool: Callable[..., DatabaseManager]) -> None:
+    manager = pool()
+    with pytest.raises(TransactionAborted, match="nothing of it was stored"), manager.transaction():
+        User.create(name="first", email="ada@example.com")
+        with pytest.raises(ConstraintViolation):
+            User.create(name="second", email="ada@example.com")
+    assert User.select().count() == 0
+    with manager.transaction():
+        User.create(name="first", email="ada@example.com")
+        with pytest.raises(ConstraintViolation), manager.transaction():
+            User.create(name="second", email="ada@example.com")
+    assert [user.name for user in User.select()] == ["first"]
+
+
+def test_a_statement_that_takes_too_long_is_no_outage(pool: Callable[..., DatabaseManager]) -> None:
+    manager = pool(statement_timeout=0.1)
+    with pytest.raises(StatementTimeout, match="raise DATABASE_STATEMENT_TIMEOUT") as caught:
+        manager.database.execute_sql("SELECT pg_sleep(5)")
+    assert not caught.value.retryable
+
+
+def test_waiting_for_a_connection_is_no_slow_statement(
+    pool: Callable[..., DatabaseManager], caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = pool(pool_size=1, max_overflow=0, pool_timeout=0.2, slow_query_seconds=0.1)
+    manager.open()
+    with manager.session(), ThreadPoolExecutor(1) as threads, pytest.raises(PoolTimeout):
+        threads.submit(User.select().count).result()
+    assert "Slow" not in caplog.text
+
+
+def test_reading_a_relation_leaves_no_connection_behind(pool: Callable[..., DatabaseManager]) -> None:
+    manager = pool()
+    manager.open()
+    user = User.create(name="Ada")
+    voice = VoiceClone.create(name="v", s3_path="/v.wav", owner=user.id)
+    assert voice.owner.name == "Ada"
+    user.delete_instance()
+    assert manager.pool_stats()["in_use"] == 0

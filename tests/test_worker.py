@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -19,16 +20,20 @@ import pytest
 
 import presgen.worker
 from presgen import (
+    DatabaseConfig,
     DatabaseManager,
     DatabaseUnavailable,
+    JobCancelled,
     JobEvent,
     JobStatus,
     LeaseLost,
     PresentationJob,
     User,
+    ValidationError,
     VoiceClone,
     Worker,
 )
+from presgen.errors import ConfigurationError
 
 Enqueue = Callable[..., PresentationJob]
 
@@ -71,10 +76,12 @@ def test_no_connection_is_held_while_the_handler_works(
         in_use.append(db.pool_stats()["in_use"])
         job.advance(JobStatus.SYNTHESIZING_AUDIO)
         in_use.append(db.pool_stats()["in_use"])
+        assert job.voice_clone.s3_path
+        in_use.append(db.pool_stats()["in_use"])
         complete(job)
 
     Worker(db, handler).drain()
-    assert in_use == [0, 0]
+    assert in_use == [0, 0, 0]
 
 
 def test_an_exception_fails_the_attempt_and_keeps_its_message(
@@ -142,7 +149,98 @@ def test_a_lost_job_is_dropped(db: DatabaseManager, enqueue: Enqueue, caplog: py
         raise ValueError("too late")
 
     assert Worker(db, handler).drain() == 2
-    assert caplog.text.count("was deleted; drop its work") == 2
+    assert caplog.text.count("is over or in other hands") == 2
+
+
+def test_a_handler_that_undoes_its_own_writes_still_fails_its_job(db: DatabaseManager, enqueue: Enqueue) -> None:
+    advanced, completed = enqueue(), enqueue()
+
+    def handler(job: PresentationJob) -> None:
+        with db.transaction():
+            if job == advanced:
+                job.advance(JobStatus.SYNTHESIZING_AUDIO)
+            else:
+                complete(job)
+            raise ValueError("boom")
+
+    assert Worker(db, handler).drain() == 2
+    for job in (advanced, completed):
+        assert (stored(job).status, stored(job).error_message) == (JobStatus.PENDING, "ValueError: boom")
+
+
+def test_a_cancellation_that_was_reaped_meanwhile_is_over(
+    db: DatabaseManager, job: PresentationJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handler(job: PresentationJob) -> None:
+        stored(job).cancel()
+        PresentationJob.update(lease_expires_at=job.created_at).execute()
+        assert PresentationJob.reap() == 1
+        job.heartbeat()
+
+    assert Worker(db, handler).run_once()
+    assert stored(job).status is JobStatus.CANCELLED
+    assert "is over or in other hands" in caplog.text
+
+
+def test_the_error_of_another_job_fails_this_one(db: DatabaseManager, enqueue: Enqueue) -> None:
+    mine, other = enqueue(priority=1), enqueue()
+
+    def handler(job: PresentationJob) -> None:
+        raise JobCancelled(f"job {other.id} was cancelled")
+
+    Worker(db, handler).run_once()
+    assert stored(mine).status is JobStatus.PENDING
+    assert stored(mine).error_message == f"JobCancelled: job {other.id} was cancelled"
+
+
+def test_a_handler_that_exits_uses_up_its_attempt(db: DatabaseManager, job: PresentationJob) -> None:
+    with pytest.raises(SystemExit):
+        Worker(db, lambda job: sys.exit("no more")).run_once()
+    back = stored(job)
+    assert (back.status, back.max_attempts, back.error_message) == (JobStatus.PENDING, 3, "SystemExit: no more")
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"lease": 0}, {"lease": float("nan")}, {"poll": -1}, {"poll": "1"}, {"name": 5}, {"lease": 1e12}]
+)
+def test_a_worker_refuses_nonsense(db: DatabaseManager, arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Worker(db, complete, **arguments)
+    assert caught.value.field in (*arguments, "worker")
+
+
+def test_a_worker_of_another_manager_says_so(db: DatabaseManager, job: PresentationJob) -> None:
+    with DatabaseManager("sqlite:///:memory:"):
+        with pytest.raises(ConfigurationError, match="bound to another manager's database"):
+            Worker(db, complete).run_once()
+        with pytest.raises(ConfigurationError):
+            db.metrics()
+
+
+def test_a_busy_database_stops_no_worker(
+    sqlite_template: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "presgen.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    monkeypatch.setattr(presgen.worker, "_OUTAGE_PAUSE_MAX_SECONDS", 0.05)
+    with DatabaseManager(DatabaseConfig(f"sqlite:///{path}", pool_timeout=0.05)) as manager:
+        user = User.create(name="Ada")
+        voice = VoiceClone.create(name="v", s3_path="/v.wav", owner=user)
+        job = PresentationJob.enqueue(owner=user, voice_clone=voice, s3_pptx_path="/x.pptx")
+        holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        holder.execute("BEGIN IMMEDIATE")
+        timer = threading.Timer(0.5, holder.execute, ("ROLLBACK",))
+        timer.start()
+
+        def handler(job: PresentationJob) -> None:
+            complete(job)
+            worker.stop()
+
+        worker = Worker(manager, handler, poll=0.01)
+        worker.run()
+        assert stored(job).status is JobStatus.COMPLETED
+        timer.join()
+        holder.close()
 
 
 def test_an_interrupted_handler_gives_its_job_back(db: DatabaseManager, job: PresentationJob) -> None:

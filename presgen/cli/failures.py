@@ -21,9 +21,7 @@ _MISSING_TABLE_OR_COLUMN: Final = ("42P01", "42703", "no such table", "no such c
 _REMEDIES: Final = (
     ("42501", "grant the right to that role, or use another one"),
     ("25006", "that server is a replica or read-only: use the primary"),
-    ("57014", "raise DATABASE_STATEMENT_TIMEOUT, or try again when the server has less to do"),
     ("53100", "free space on the server's disk"),
-    ("database is locked", "another program is writing to the file: try again when it is done"),
     ("readonly database", "check the permissions of the file and its folder"),
     ("not a database", "check the path in the URL"),
 )

@@ -9,6 +9,7 @@ import peewee as pw
 from playhouse import signals
 
 from ..clock import server_time
+from ..context import session
 from ..errors import ValidationError
 from ..fields import Checked
 
@@ -23,11 +24,6 @@ class BaseModel(signals.Model):
         only_save_dirty = True
         legacy_table_names = False
 
-    def describe(self) -> str:
-        """What the row is called in messages: its class, id and name."""
-        name = f", name={self.name!r}" if "name" in self._meta.fields else ""
-        return f"{type(self).__name__}(id={self._pk}{name})"
-
     @classmethod
     def server_time(cls, *, plus_seconds: float = 0.0) -> Any:
         """The time at which the statement runs, by the clock of the database that the model is bound to."""
@@ -38,39 +34,54 @@ class BaseModel(signals.Model):
     def save(self, force_insert: bool = False, only: Iterable[Any] | None = None) -> int:
         """Write what changed, and read back what the database filled in; gives the number of rows written.
 
-        Raises ValidationError before the round trip, ConstraintViolation after it, and DoesNotExist when the
-        row to update is gone, which peewee would let pass in silence.
+        After the listeners of pre_save, the values are validated. Raises ValidationError before the round trip,
+        ConstraintViolation after it, and DoesNotExist when the row to update is gone, which peewee would let
+        pass in silence.
         """
         creating = force_insert or self._pk is None
         signals.pre_save.send(self, created=creating)
-        row = self._row_to_write(creating=creating, only=only)
+        fields = self._meta.sorted_fields if only is None else [self.field_of(field) for field in only]
+        self.validate(fields, creating=creating)
+        row = self._row_to_write(fields, creating=creating)
         if not row and not creating:
             return 0
         row = self.derived(row, creating=creating)
-        read_back = [field for field in self._meta.sorted_fields if self._is_filled_by_database(field, row, creating)]
+        read_back = [field for field in self._meta.sorted_fields if _is_read_back(field, row, creating)]
         query: Any = pw.ModelInsert(type(self), row)
         if not creating:
-            query = pw.ModelUpdate(type(self), row).where(self._pk_expr())
-        written = list(query.returning(*read_back).tuples().execute())
-        if not written:
-            raise self.DoesNotExist(f"{self.describe()} is not in the database; use create() or force_insert=True")
+            query = pw.ModelUpdate(type(self), row).where(self.update_condition())
+        with session(self._meta.database):
+            written = list(query.returning(*read_back).tuples().execute())
+            if not written:
+                raise self.why_not_updated()
         self.take_over({**row, **dict(zip(read_back, written[0], strict=True))})
         signals.post_save.send(self, created=creating)
         return 1
 
-    def validate(self, *, creating: bool) -> None:
+    def validate(self, fields: Iterable[Any], *, creating: bool) -> None:
         """Check what is about to be written, and put the values into normal form; raises ValidationError."""
         self._populate_unsaved_relations(self.__data__)
-        for field in self._meta.sorted_fields:
+        for field in fields:
             value = self.__data__.get(field.name)
             if creating and value is None and field.is_filled_by_database:
                 continue
             if field.name in self._dirty or (creating and field.is_required):
                 self.__data__[field.name] = field.clean(value)
 
+    def update_condition(self) -> Any:
+        """The condition under which save() updates the row."""
+        return self._pk_expr()
+
+    def why_not_updated(self) -> Exception:
+        """The error for an update that found no row."""
+        error: Exception = self.DoesNotExist(
+            f"{type(self).__name__} {self._pk} is not in the database; use create() or force_insert=True"
+        )
+        return error
+
     def derived(self, row: Row, *, creating: bool) -> Row:
         """The row with what follows from its values."""
-        return row if creating else self.touched(row)
+        return self.timed(row) if creating else self.touched(row)
 
     def take_over(self, row: Mapping[Any, Any]) -> None:
         """Let the instance show a row that has been written."""
@@ -79,30 +90,27 @@ class BaseModel(signals.Model):
             self._dirty.discard(field.name)
 
     @classmethod
+    def timed(cls, row: Row) -> Row:
+        """A new row with the moments that are left to the database's clock."""
+        left = [field for field in cls._meta.sorted_fields if field.is_filled_by_database and not field.primary_key]
+        return {**{field: cls.server_time() for field in left if row.get(field) is None}, **row}
+
+    @classmethod
     def touched(cls, row: Row) -> Row:
         """The row with its new `updated_at`; a trigger does the same for other programs."""
         updated_at = cls._meta.fields.get("updated_at")
         return row if updated_at is None or updated_at in row else {**row, updated_at: cls.server_time()}
 
-    def _row_to_write(self, *, creating: bool, only: Iterable[Any] | None) -> Row:
-        fields = self._meta.sorted_fields
-        if only is not None:
-            chosen = {self.field_of(field) for field in only}
-            fields = [field for field in fields if field in chosen]
+    def _row_to_write(self, fields: Iterable[Any], *, creating: bool) -> Row:
         values = self.__data__
         if creating:
             return {field: values[field.name] for field in fields if values.get(field.name) is not None}
         return {field: values[field.name] for field in fields if field.name in self._dirty and not field.primary_key}
 
-    @staticmethod
-    def _is_filled_by_database(field: Any, row: Row, creating: bool) -> bool:
-        if field in row:
-            return isinstance(row[field], pw.Node)
-        return creating or field.primary_key
-
     def delete_instance(self, recursive: bool = False, delete_nullable: bool = False) -> int:
         """Delete the row. The foreign keys' own rules cascade or refuse; peewee's recursion would go around them."""
-        return int(super().delete_instance())
+        with session(self._meta.database):
+            return int(super().delete_instance())
 
     # Many rows
 
@@ -110,17 +118,20 @@ class BaseModel(signals.Model):
     def insert(cls, __data: Any = None, **values: Any) -> Any:
         if __data is not None and not isinstance(__data, Mapping):
             return cls.insert_many(__data)
-        return super().insert(cls.cleaned({**(__data or {}), **values}))
+        return CheckedInsert(cls, cls.timed(cls.cleaned({**(__data or {}), **values})))
 
     @classmethod
     def insert_many(cls, rows: Iterable[Any], fields: Any = None) -> Any:
         if isinstance(rows, pw.Node):
             return super().insert_many(rows, fields)
-        return super().insert_many(cls._cleaned_rows(rows, fields))
+        return CheckedInsert(cls, cls._cleaned_rows(rows, fields))
 
     @classmethod
     def update(cls, __data: Any = None, **values: Any) -> Any:
-        return super().update(cls.touched(cls.cleaned({**(__data or {}), **values}, creating=False)))
+        row = cls.cleaned({**(__data or {}), **values}, creating=False)
+        if not row:
+            raise ValidationError("there is nothing to update", rule="empty")
+        return super().update(cls.touched(row))
 
     @classmethod
     def bulk_update(cls, model_list: Iterable[Any], fields: Iterable[Any], batch_size: int | None = None) -> int:
@@ -129,17 +140,24 @@ class BaseModel(signals.Model):
         for instance in instances:
             for field in chosen:
                 instance.__data__[field.name] = field.clean(instance.__data__.get(field.name))
-        return int(super().bulk_update(instances, chosen, batch_size))
+        return int(super().bulk_update(instances, chosen, batch_size)) if instances else 0
 
     @classmethod
     def _cleaned_rows(cls, rows: Iterable[Any], fields: Any) -> Iterator[Row]:
         named = [cls.field_of(field) for field in fields or cls._meta.sorted_fields if fields or not field.primary_key]
-        for row in rows:
+        columns = None
+        for number, row in enumerate(rows, start=1):
             if not isinstance(row, Mapping):
                 if len(row) != len(named):
                     raise ValidationError(f"a row has {len(row)} values for {len(named)} columns", rule="columns")
                 row = dict(zip(named, row, strict=True))
-            yield cls.cleaned(row)
+            cleaned = cls.timed(cls.cleaned(row))
+            columns = columns or {*cleaned, *cls._meta.defaults}
+            late = cleaned.keys() - columns
+            if late:  # peewee takes the columns from the first row, and would drop these in silence
+                name = min(field.name for field in late)
+                raise ValidationError(f"row {number} has {name}, which the first row lacks", field=name, rule="columns")
+            yield cleaned
 
     @classmethod
     def cleaned(cls, row: Mapping[Any, Any], *, creating: bool = True) -> Row:
@@ -147,27 +165,32 @@ class BaseModel(signals.Model):
         cleaned: Row = {}
         for key, value in row.items():
             field = cls.field_of(key)
-            if value is None and creating and field.is_filled_by_database:
-                if field.primary_key:
-                    continue
-                value = cls.server_time()
-            cleaned[field] = field.clean(value)
-        if creating:
-            for field in cls._meta.sorted_fields:
-                if field.is_required and field not in cleaned:
-                    field.clean(None)
+            if value is not None or not (creating and field.is_filled_by_database):
+                cleaned[field] = field.clean(value)
+        for field in cls._meta.sorted_fields if creating else ():
+            if field.is_required and field not in cleaned:
+                field.clean(None)
         return cleaned
 
     @classmethod
     def field_of(cls, key: Any) -> Any:
         """The field that a name, a column's name or the field itself stands for; raises ValidationError."""
         field = cls._meta.combined.get(key) if isinstance(key, str) else key
-        if not isinstance(field, Checked):
+        if not isinstance(field, Checked) or cls._meta.fields.get(field.name) is not field:
             raise ValidationError(f"{cls.__name__} has no field {key!r}", rule="unknown")
         return field
 
 
-@signals.pre_save(sender=BaseModel)
-def validate_before_save(_sender: Any, instance: BaseModel, created: bool) -> None:
-    """Give a broken rule a readable error before the round trip."""
-    instance.validate(creating=created)
+class CheckedInsert(pw.ModelInsert):
+    """An INSERT whose ON CONFLICT … UPDATE goes through the validators as well."""
+
+    def on_conflict(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("update"):
+            row = self.model.cleaned(kwargs["update"], creating=False)
+            kwargs["update"] = self.model.touched(row)
+        return super().on_conflict(*args, **kwargs)
+
+
+def _is_read_back(field: Any, row: Row, creating: bool) -> bool:
+    """Whether the instance learns the value only from the written row; an id always, to see that there is one."""
+    return isinstance(row[field], pw.Node) if field in row else creating or field.primary_key

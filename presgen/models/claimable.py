@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -13,10 +13,13 @@ from ..clock import backoff_time, database_now, is_sqlite
 from ..context import session
 from ..errors import ValidationError
 from ..status import RUNNING, UNFINISHED, JobStatus
-from .fenced import DEFAULT_LEASE, in_seconds, log_job_status_change, logger
+from ..validation import whole_number
+from .fenced import DEFAULT_LEASE, in_seconds, log_after_commit, logger
+from .outcomes import entered, requeued
 
 # A bound on how many expired leases one claim takes back, so that a claim stays short after an outage.
 REAP_LIMIT: Final = 100
+LEASE_EXPIRED: Final = "the worker's lease expired: it crashed, hung or lost its connection"
 _SQLITE_BATCH: Final = 500
 # As literals: with parameters SQLite cannot tell that the partial index of running jobs fits.
 _RUNNING: Final = tuple(pw.SQL(f"'{status.value}'") for status in RUNNING)
@@ -44,24 +47,28 @@ class Claimable:
         While an unfinished job of the owner has the same `idempotency_key`, that job is given back instead.
         """
         given = (owner, voice_clone, s3_pptx_path, priority, run_at, max_attempts, idempotency_key)
-        row = cls.cleaned(dict(zip(_ENQUEUED, given, strict=True)))
+        row = cls.timed(cls.cleaned(dict(zip(_ENQUEUED, given, strict=True))))
+        insert = pw.ModelInsert(cls, row).returning(cls)
         with session(cls._meta.database):
-            while True:
-                insert = pw.ModelInsert(cls, row).on_conflict(action="nothing").returning(cls)
-                twin = (
-                    (cls.owner == row[cls.owner])
-                    & (cls.idempotency_key == row[cls.idempotency_key])
-                    & cls.status.in_(UNFINISHED)
-                )
-                job = next(iter(insert.execute()), None) or cls.get_or_none(twin)
-                if job is not None:  # else the twin was finished between the two statements
+            if idempotency_key is None:
+                return next(iter(insert.execute()))
+            twin = (
+                (cls.owner == row[cls.owner])
+                & (cls.idempotency_key == row[cls.idempotency_key])
+                & cls.status.in_(UNFINISHED)
+            )
+            while True:  # until there is a twin, or none: it may be finished between the two statements
+                inserted = insert.on_conflict(action="nothing").execute()
+                job = next(iter(inserted), None) or cls.get_or_none(twin)
+                if job is not None:
                     return job
 
     @classmethod
     def enqueue_many(cls: Any, rows: Iterable[Mapping[str, Any]]) -> int:
         """Add a job for each mapping of enqueue()'s arguments; gives their number. All are added, or none.
 
-        The rows are validated and streamed (COPY on PostgreSQL), so any iterable goes, in constant memory.
+        The rows are validated and streamed (COPY on PostgreSQL), in constant memory; the iterable must not use the
+        database while it is read.
         A ValidationError names the row, counted from 1. Equal idempotency keys raise ConstraintViolation.
         """
         fields = [cls._meta.fields[name] for name in _ENQUEUED]
@@ -84,15 +91,15 @@ class Claimable:
         Takes expired leases back first. Never waits for another worker's claim.
         """
         worker = cls.worker.clean(worker)
-        lease_seconds = in_seconds(lease)
-        if lease_seconds <= 0 or limit < 1:
-            raise ValidationError("limit must be at least 1 and lease longer than 0 s", rule="range")
+        lease_seconds = in_seconds(lease, "lease")
+        if whole_number(limit, bits=32) < 1:
+            raise ValidationError("limit must be at least 1", field="limit", rule="range")
         with session(cls._meta.database):
             cls.reap()
             jobs = list(cls._claim_query(worker, limit, lease_seconds).execute())
         for job in jobs:
             job.lease_seconds = lease_seconds
-            log_job_status_change(job.id, JobStatus.PENDING, job.status)
+            log_after_commit(cls._meta.database, job.id, JobStatus.PENDING, job.status)
         return sorted(jobs, key=lambda job: (-job.priority, job.run_at, job.id))
 
     @classmethod
@@ -109,15 +116,13 @@ class Claimable:
             .limit(limit)
         )
         taken = {
+            # Another program may have put the job back to pending and left what would break a CHECK now.
+            **requeued(cls),
             cls.status: JobStatus.PROCESSING_SLIDES,
             cls.worker: worker,
             cls.attempt: cls.attempt + 1,
             cls.lease_expires_at: cls.server_time(plus_seconds=lease_seconds),
             cls.started_at: cls.server_time(),
-            # Another program may have put the job back to pending and left these; they would break a CHECK.
-            cls.completed_at: None,
-            cls.processing_time_seconds: None,
-            cls.cancel_requested_at: None,
         }
         return cls._update_chosen(due, taken).returning(cls)
 
@@ -134,22 +139,13 @@ class Claimable:
             .order_by(cls.id)
             .limit(REAP_LIMIT)
         )
-        is_over = cls.cancel_requested_at.is_null(False) | (cls.attempt >= cls.max_attempts)
-        reaped = {
-            cls.status: pw.Case(
-                None,
-                [
-                    (cls.cancel_requested_at.is_null(False), JobStatus.CANCELLED.value),
-                    (cls.attempt >= cls.max_attempts, JobStatus.FAILED.value),
-                ],
-                JobStatus.PENDING.value,
-            ),
-            cls.completed_at: pw.Case(None, [(is_over, cls.server_time())], None),
-            cls.error_message: "the worker's lease expired: it crashed, hung or lost its connection",
-            cls.run_at: backoff_time(cls._meta.database),
-            cls.worker: None,
-            cls.lease_expires_at: None,
-        }
+        is_cancelled, is_over = cls.cancel_requested_at.is_null(False), cls.attempt >= cls.max_attempts
+        outcomes = (
+            (is_cancelled, entered(cls, JobStatus.CANCELLED)),
+            (is_over, {**entered(cls, JobStatus.FAILED), cls.error_message: LEASE_EXPIRED}),
+        )
+        back = {**requeued(cls), cls.error_message: LEASE_EXPIRED, cls.run_at: backoff_time(cls._meta.database)}
+        reaped = {field: _by_case(field, outcomes, back) for field in {*back, *outcomes[0][1], *outcomes[1][1]}}
         jobs = list(cls._update_chosen(lost, reaped).returning(cls.id, cls.status).tuples())
         for job_id, status in jobs:
             logger.info("Job %s status changed: its lease expired -> %s", job_id, status)
@@ -168,6 +164,15 @@ class Claimable:
         return pw.ModelUpdate(cls, cls.touched(row)).from_(cte).where(cls.id == cte.c.id).with_cte(cte)
 
 
+def _by_case(field: Any, outcomes: Sequence[tuple[Any, dict[Any, Any]]], otherwise: dict[Any, Any]) -> Any:
+    """A column's value under the first condition that holds; a row that leaves it out keeps the column as it is."""
+    values = [row.get(field, field) for _, row in outcomes] + [otherwise.get(field, field)]
+    if all(value is None for value in values):
+        return None  # PostgreSQL would take a CASE of NULLs for text
+    *chosen, last = [value if isinstance(value, pw.Node) else field.to_value(value) for value in values]
+    return pw.Case(None, list(zip([condition for condition, _ in outcomes], chosen, strict=True)), last)
+
+
 def _validated(
     model: Any, fields: list[Any], rows: Iterable[Mapping[str, Any]], *, now: datetime
 ) -> Iterator[list[Any]]:
@@ -175,13 +180,14 @@ def _validated(
     optional = {field: field.default for field in fields if not field.is_required}
     for number, row in enumerate(rows, start=1):
         try:
-            cleaned = model.cleaned(optional | dict(row))
-            extra = cleaned.keys() - fields
+            if not isinstance(row, Mapping):
+                raise ValidationError(f"must be a mapping, not {type(row).__name__}", rule="type")
+            cleaned = model.cleaned({**optional, **row})
+            extra = {model.field_of(key) for key in row} - set(fields)
             if extra:
                 name = min(field.name for field in extra)
                 raise ValidationError(f"{name} cannot be set by enqueue_many()", field=name, rule="unknown")
         except ValidationError as error:
             raise ValidationError(f"row {number}: {error}", field=error.field, rule=error.rule) from None
-        if isinstance(cleaned[model.run_at], pw.Node):
-            cleaned[model.run_at] = now
+        cleaned.setdefault(model.run_at, now)
         yield [cleaned[field] for field in fields]

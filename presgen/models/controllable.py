@@ -9,7 +9,8 @@ import peewee as pw
 from ..context import session
 from ..errors import InvalidTransition
 from ..status import UNFINISHED, JobStatus
-from .fenced import log_job_status_change
+from .fenced import log_after_commit
+from .outcomes import entered, requeued
 
 
 class Controllable:
@@ -21,29 +22,15 @@ class Controllable:
         Cancelling twice is no error; cancelling a completed or failed job raises InvalidTransition.
         """
         cls = type(self)
-        is_free = cls.worker.is_null()
-        row = {
-            cls.status: pw.Case(None, [(is_free, JobStatus.CANCELLED.value)], cls.status),
-            cls.completed_at: pw.Case(None, [(is_free, cls.server_time())], cls.completed_at),
-            cls.cancel_requested_at: pw.fn.COALESCE(cls.cancel_requested_at, cls.server_time()),
-        }
+        is_free, ended = cls.worker.is_null(), entered(cls, JobStatus.CANCELLED)
+        row: dict[Any, Any] = {field: pw.Case(None, [(is_free, value)], field) for field, value in ended.items()}
+        row[cls.cancel_requested_at] = pw.fn.COALESCE(cls.cancel_requested_at, cls.server_time())
         self._write_where(cls.status.in_(UNFINISHED), row, "cancelled", unless=JobStatus.CANCELLED)
 
     def retry(self: Any) -> None:
         """Put a failed or cancelled job back into the queue, with at least one more attempt."""
         cls = type(self)
-        one_more = pw.Case(None, [(cls.attempt >= cls.max_attempts, cls.attempt + 1)], cls.max_attempts)
-        row = {
-            cls.status: JobStatus.PENDING,
-            cls.max_attempts: one_more,
-            cls.run_at: cls.server_time(),
-            cls.worker: None,
-            cls.lease_expires_at: None,
-            cls.started_at: None,
-            cls.completed_at: None,
-            cls.processing_time_seconds: None,
-            cls.cancel_requested_at: None,
-        }
+        row = {**requeued(cls), cls.run_at: cls.server_time()}
         retryable = cls.status.in_((JobStatus.FAILED, JobStatus.CANCELLED)) & cls.deleted_at.is_null()
         self._write_where(retryable, row, "retried", unless=JobStatus.PENDING)
 
@@ -60,13 +47,15 @@ class Controllable:
         """
         cls = type(self)
         query = pw.ModelUpdate(cls, cls.touched(row)).where(cls.id == self.id, condition).returning(cls)
-        with session(self._meta.database):
-            job = next(iter(query.execute()), None)
-            if job is None:
-                job = cls.get_by_id(self.id)
-                if job.status is not unless:
-                    state = job.status if job.deleted_at is None else f"{job.status} and deleted"
-                    raise InvalidTransition(f"job {self.id} is {state}; it cannot be {verb}")
         before = self.status
-        self.take_over({field: job.__data__[field.name] for field in cls._meta.sorted_fields})
-        log_job_status_change(self.id, before, self.status)
+        with session(self._meta.database):
+            written = next(iter(query.execute()), None)
+            now = written or cls.get_by_id(self.id)
+        if written is None and now.status is not unless:
+            state = now.status if now.deleted_at is None else f"{now.status} and deleted"
+            raise InvalidTransition(f"job {self.id} is {state}; it cannot be {verb}")
+        unsaved = self._dirty - {field.name for field in row}
+        shown = [field for field in cls._meta.sorted_fields if field.name not in unsaved]
+        self.take_over({field: now.__data__[field.name] for field in shown})
+        if written is not None and now.status is unless:
+            log_after_commit(self._meta.database, self.id, before, now.status)

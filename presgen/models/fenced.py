@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 import peewee as pw
 
 from ..context import session
-from ..errors import JobCancelled, LeaseLost
-from ..status import JobStatus
+from ..errors import JobCancelled, LeaseLost, ValidationError
+from ..status import RUNNING, JobStatus
+from ..validation import between, number, positive
 
 logger = logging.getLogger("database")
 
 DEFAULT_LEASE: Final = timedelta(seconds=60)
+DURATION_MAX_SECONDS: Final = 1_000_000
 
 
 def log_job_status_change(job_id: int, old_status: JobStatus, new_status: JobStatus) -> None:
@@ -23,9 +26,19 @@ def log_job_status_change(job_id: int, old_status: JobStatus, new_status: JobSta
         logger.info("Job %s status changed: %s -> %s", job_id, old_status, new_status)
 
 
-def in_seconds(duration: timedelta | float) -> float:
-    """A duration in seconds; plain numbers are seconds already."""
-    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+def log_after_commit(database: Any, job_id: int, old_status: JobStatus, new_status: JobStatus) -> None:
+    """Log the change once it is certain: at once outside a transaction."""
+    database.after_commit(partial(log_job_status_change, job_id, old_status, new_status))
+
+
+def in_seconds(duration: timedelta | float, name: str) -> float:
+    """A duration in seconds, plain numbers being seconds already; raises ValidationError unless it is positive."""
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    try:
+        seconds = number(seconds)
+        return float(between(0, DURATION_MAX_SECONDS)(positive()(seconds)))
+    except ValidationError as error:
+        raise ValidationError(f"{name} {error}", field=name, rule=error.rule) from None
 
 
 class Fenced:
@@ -41,14 +54,13 @@ class Fenced:
     def write_fenced(self: Any, row: dict[Any, Any], *, cancelled: bool = False) -> None:
         """Write the row in one statement and show it on the instance.
 
-        Raises LeaseLost or JobCancelled, and then has written nothing. `cancelled` lets a write through that
-        ends a job whose cancellation was asked for.
+        Raises LeaseLost or JobCancelled, and then has written nothing. With `cancelled` the write is for jobs
+        whose cancellation was asked for, else for the others.
         """
         cls = type(self)
         before = self.status
         asked = self.fence() & (cls.status == before)
-        if not cancelled:
-            asked &= cls.cancel_requested_at.is_null()
+        asked &= cls.cancel_requested_at.is_null(not cancelled)
         row = cls.touched(row)
         computed = [field for field, value in row.items() if isinstance(value, pw.Node)]
         query = pw.ModelUpdate(cls, row).where(asked).returning(cls.id, *computed).tuples()
@@ -57,7 +69,14 @@ class Fenced:
             if not written:
                 raise self.why_not_written()
         self.take_over({**row, **dict(zip(computed, written[0][1:], strict=True))})
-        log_job_status_change(self.id, before, self.status)
+        log_after_commit(self._meta.database, self.id, before, self.status)
+
+    @classmethod
+    def in_hand(cls: Any, job_id: int, *, worker: str, attempt: int) -> Any:
+        """The running job as the database has it, if it still is in that worker's hand; else None."""
+        held = (cls.id == job_id) & (cls.worker == worker) & (cls.attempt == attempt) & cls.status.in_(RUNNING)
+        with session(cls._meta.database):
+            return cls.get_or_none(held)
 
     def fence(self: Any) -> Any:
         """The condition under which the row is still in this worker's hand."""
@@ -71,9 +90,16 @@ class Fenced:
         now = cls.get_or_none(cls.id == self.id)
         if now is None:
             return LeaseLost(f"job {self.id} was deleted; drop its work")
-        if now.status is JobStatus.CANCELLED or now.cancel_requested_at is not None:
-            return JobCancelled(f"job {self.id} was cancelled; drop its work")
+        if now.status is JobStatus.CANCELLED or (now.status.is_running and now.cancel_requested_at is not None):
+            cancelled: JobCancelled = self.cancelled_error()
+            return cancelled
+        if (now.status, now.attempt, now.worker) == (self.status, self.attempt, self.worker):
+            return LeaseLost(f"job {self.id} is {now.status}; only a running job has a lease")
         return LeaseLost(
             f"job {self.id} is {now.status} at attempt {now.attempt} of {now.worker or 'nobody'}, "
             f"no longer {self.status} at attempt {self.attempt} of {self.worker or 'nobody'}; drop its work"
         )
+
+    def cancelled_error(self: Any) -> JobCancelled:
+        """The error that tells a handler to let go of the job."""
+        return JobCancelled(f"job {self.id} was cancelled; drop its work")

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import peewee as pw
 
-from ..clock import backoff_time, seconds_since
+from ..clock import backoff_time
 from ..context import session
-from ..errors import InvalidTransition, JobCancelled, ValidationError
+from ..errors import InvalidTransition, ValidationError
 from ..status import RUNNING, JobStatus
 from ..validation import LONG_TEXT_MAX
 from .fenced import Fenced
+from .outcomes import entered, requeued
+
+_MEASURED: Final = frozenset(
+    {
+        "checkpoint",
+        "error_message",
+        "file_size_bytes",
+        "processing_time_seconds",
+        "progress",
+        "s3_video_path",
+        "slides_count",
+        "video_duration_seconds",
+    }
+)
+"""What a worker may set of a job; the rest is the life cycle's."""
 
 
 class Leased(Fenced):
@@ -24,7 +39,7 @@ class Leased(Fenced):
         if not target.is_running or target is self.status:
             raise InvalidTransition(f"advance() goes to the next running stage, not to {target}")
         self._require_transition(target)
-        self.write_fenced({**cls.cleaned(columns, creating=False), cls.status: target, **self._extended_lease()})
+        self.write_fenced({**entered(cls, target, self._measured(columns)), **self._extended_lease()})
 
     def heartbeat(self: Any, progress: float | None = None, checkpoint: Any = None) -> None:
         """Extend the lease, and store the progress (0..1) and the checkpoint (a JSON value) where given.
@@ -37,12 +52,12 @@ class Leased(Fenced):
         written = self._sign_of_life(row)
         self.take_over({**row, **written})
         if self.cancel_requested_at is not None:
-            raise JobCancelled(f"job {self.id} was cancelled; drop its work")
+            raise self.cancelled_error()
 
     def keep_alive(self: Any) -> None:
         """Extend the lease and leave the instance alone, so that another thread than the handler's may call it."""
         if self._sign_of_life({})[type(self).cancel_requested_at] is not None:
-            raise JobCancelled(f"job {self.id} was cancelled; drop its work")
+            raise self.cancelled_error()
 
     def _sign_of_life(self: Any, row: dict[Any, Any]) -> dict[Any, Any]:
         cls = type(self)
@@ -57,54 +72,47 @@ class Leased(Fenced):
 
     def complete(self: Any, *, s3_video_path: str, **columns: Any) -> None:
         """Finish the job with its video, measured values in `columns`."""
-        cls = type(self)
         columns = {"progress": 1.0, "s3_video_path": s3_video_path, "error_message": None, **columns}
-        self.write_fenced({**cls.cleaned(columns, creating=False), **self._ended(JobStatus.COMPLETED)})
+        self._end(JobStatus.COMPLETED, self._measured(columns))
 
     def fail(self: Any, error: str | BaseException, retry: bool = True) -> None:
         """Record why the attempt failed: back to PENDING with a backoff, or FAILED when attempts are used up."""
         cls = type(self)
         message = {cls.error_message: _as_message(error)}
         if retry and self.attempt < self.max_attempts and self.status.is_running:
-            self.write_fenced({**message, **self._returned(), cls.run_at: backoff_time(self._meta.database)})
+            self.write_fenced({**requeued(cls), **message, cls.run_at: backoff_time(self._meta.database)})
         else:
-            self.write_fenced({**message, **self._ended(JobStatus.FAILED)})
+            self._end(JobStatus.FAILED, message)
 
     def release(self: Any) -> None:
         """Give the job back unfinished, at once claimable; the attempt does not count."""
         cls = type(self)
         self._require_transition(JobStatus.PENDING)
-        self.write_fenced({**self._returned(), cls.max_attempts: self.max_attempts + 1})
+        self.write_fenced({**requeued(cls), cls.max_attempts: cls.max_attempts + 1})
 
     def acknowledge_cancellation(self: Any) -> None:
         """End a running job whose cancellation was asked for, after its handler has let go of it."""
-        self.write_fenced(self._ended(JobStatus.CANCELLED), cancelled=True)
+        self._end(JobStatus.CANCELLED, {}, cancelled=True)
+
+    def _end(self: Any, status: JobStatus, row: dict[Any, Any], *, cancelled: bool = False) -> None:
+        self._require_transition(status)
+        self.write_fenced(entered(type(self), status, row), cancelled=cancelled)
+
+    def _measured(self: Any, columns: dict[str, Any]) -> dict[Any, Any]:
+        for name in columns:
+            if name not in _MEASURED:
+                known = ", ".join(sorted(_MEASURED))
+                raise ValidationError(f"a worker cannot set {name}; it can set {known}", field=name, rule="unknown")
+        row: dict[Any, Any] = type(self).cleaned(columns, creating=False)
+        return row
 
     def _require_transition(self: Any, target: JobStatus) -> None:
-        if not self.status.can_become(target):
+        if target is self.status or not self.status.can_become(target):
             raise InvalidTransition(f"job {self.id} cannot go from {self.status} to {target}")
 
     def _extended_lease(self: Any) -> dict[Any, Any]:
         cls = type(self)
         return {} if self.worker is None else {cls.lease_expires_at: cls.server_time(plus_seconds=self.lease_seconds)}
-
-    def _returned(self: Any) -> dict[Any, Any]:
-        cls = type(self)
-        return {
-            cls.status: JobStatus.PENDING,
-            cls.worker: None,
-            cls.lease_expires_at: None,
-            cls.started_at: None,
-            cls.progress: 0.0,
-        }
-
-    def _ended(self: Any, status: JobStatus) -> dict[Any, Any]:
-        cls = type(self)
-        self._require_transition(status)
-        row = {cls.status: status, cls.completed_at: cls.server_time(), cls.lease_expires_at: None}
-        if self.started_at is not None:
-            row[cls.processing_time_seconds] = seconds_since(self._meta.database, cls.started_at)
-        return row
 
 
 def _as_message(error: str | BaseException) -> str:

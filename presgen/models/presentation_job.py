@@ -9,7 +9,6 @@ from typing import Any
 import peewee as pw
 
 from .. import validation
-from ..clock import seconds_since
 from ..errors import InvalidTransition, ValidationError
 from ..fields import (
     BigWholeField,
@@ -28,8 +27,9 @@ from ..status import RUNNING, UNFINISHED, JobStatus
 from .base import BaseModel, Row
 from .claimable import Claimable
 from .controllable import Controllable
-from .fenced import log_job_status_change
+from .fenced import log_after_commit
 from .leased import Leased
+from .outcomes import born, entered, requeued
 from .user import User
 from .voice_clone import VoiceClone
 
@@ -116,65 +116,65 @@ class PresentationJob(Claimable, Leased, Controllable, BaseModel):
         """The job's place in lists, newest first: what `queries.get_presentation_jobs(after=…)` takes."""
         return f"{self.created_at.isoformat()}~{self.id}"
 
-    def validate(self, *, creating: bool) -> None:
-        super().validate(creating=creating)
-        before = None if creating or "status" not in self._dirty else self.stored_status
+    def validate(self, fields: Iterable[Any], *, creating: bool) -> None:
+        super().validate(fields, creating=creating)
+        changed = {field.name for field in fields} & self._dirty
+        before = None if creating or "status" not in changed else self.stored_status
         if before is not None and isinstance(self.status, JobStatus) and not before.can_become(self.status):
             raise InvalidTransition(f"job {self._pk} cannot go from {before} to {self.status}")
-        if self.status is JobStatus.COMPLETED and self.s3_video_path is None:
-            raise ValidationError(
-                "a completed job needs s3_video_path", field="s3_video_path", rule="completed_jobs_have_video"
-            )
-        moments = (self.started_at, self.completed_at)
-        if all(isinstance(moment, datetime) for moment in moments) and moments[1] < moments[0]:
-            raise ValidationError(
-                "completed_at must not lie before started_at", field="completed_at", rule="valid_completion_time"
-            )
+        is_known = creating or "s3_video_path" in self.__data__  # a partial select leaves it to the database
+        if changed & {"status", "s3_video_path"} and is_known and self.status is JobStatus.COMPLETED:
+            _require_video(self.s3_video_path)
+        if changed & {"started_at", "completed_at"}:
+            _require_order(self.started_at, self.completed_at)
 
     def save(self, force_insert: bool = False, only: Iterable[Any] | None = None) -> int:
-        before = self.stored_status if "status" in self._dirty else self.status
+        before = self.stored_status if self._pk is not None and "status" in self._dirty else None
         written = super().save(force_insert, only)
-        if written and before is not None:
-            log_job_status_change(self.id, before, self.status)
+        if before is not None and "status" not in self._dirty:
+            log_after_commit(self._meta.database, self.id, before, self.status)
         return written
+
+    def update_condition(self) -> Any:
+        """A changed status goes with the status that was loaded, and with the claim that holds the job, if any."""
+        condition = super().update_condition()
+        if "status" not in self._dirty or self.stored_status is None:
+            return condition
+        condition &= type(self).status == self.stored_status
+        is_held = self.worker is not None and not self._dirty & {"worker", "attempt"}
+        return condition & self.fence() if is_held else condition
+
+    def why_not_updated(self) -> Exception:
+        if type(self).get_or_none(type(self).id == self.id) is None:
+            return super().why_not_updated()
+        return self.why_not_written()
 
     def derived(self, row: Row, *, creating: bool) -> Row:
         """The row with the times and the lease that follow from a new status, where the caller left them out."""
-        cls = type(self)
+        model = type(self)
         row = super().derived(row, creating=creating)
-        status = row.get(cls.status)
-        if status is None or isinstance(status, pw.Node):
+        status = row.get(model.status)
+        if not isinstance(status, JobStatus):
             return row
-        follows: Row = {}
-        if status is JobStatus.PENDING and not creating:
-            follows = dict.fromkeys(
-                (
-                    cls.worker,
-                    cls.lease_expires_at,
-                    cls.started_at,
-                    cls.completed_at,
-                    cls.processing_time_seconds,
-                    cls.cancel_requested_at,
-                )
-            )
-        if (status.is_running or status is JobStatus.COMPLETED) and self.started_at is None:
-            follows[cls.started_at] = self.server_time()
-        if status.is_finished:
-            follows[cls.lease_expires_at] = None
-            if self.completed_at is None:
-                follows[cls.completed_at] = self.server_time()
-        follows |= self._processing_time(status)
-        return {**follows, **row}
+        if creating:
+            return born(model, status, row)
+        if status is JobStatus.PENDING:
+            return {**requeued(model), **row}
+        return entered(model, status, row)
 
-    def _processing_time(self, status: JobStatus) -> Row:
-        cls = type(self)
-        if not status.is_finished or self.processing_time_seconds is not None:
-            return {}
-        if self.started_at is None:
-            return {cls.processing_time_seconds: 0.0} if status is JobStatus.COMPLETED else {}
-        if isinstance(self.completed_at, datetime):
-            return {cls.processing_time_seconds: (self.completed_at - self.started_at).total_seconds()}
-        return {cls.processing_time_seconds: seconds_since(self._meta.database, self.started_at)}
+
+def _require_video(path: Any) -> None:
+    if path is None:
+        raise ValidationError(
+            "a completed job needs s3_video_path", field="s3_video_path", rule="completed_jobs_have_video"
+        )
+
+
+def _require_order(start: Any, end: Any) -> None:
+    if isinstance(start, datetime) and isinstance(end, datetime) and end < start:
+        raise ValidationError(
+            "completed_at must not lie before started_at", field="completed_at", rule="valid_completion_time"
+        )
 
 
 def _index(*columns: Any, name: str, **options: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import peewee as pw
 
 from .. import passwords, validation
-from ..fields import FlagField, IdField, MomentField, VarcharField
+from ..fields import EmailField, FlagField, IdField, MomentField, VarcharField
 from .base import BaseModel
 
 
@@ -16,7 +16,7 @@ class User(BaseModel):
 
     id = IdField()
     name = VarcharField(max_length=255)
-    email = VarcharField(max_length=255, null=True, rules=[validation.email])
+    email = EmailField(max_length=255, null=True, rules=[validation.email])
     password_hash = VarcharField(max_length=255, null=True)
     is_active = FlagField(default=True)
     created_at = MomentField(now=True)
@@ -30,7 +30,7 @@ class User(BaseModel):
         ]
 
     def __repr__(self) -> str:
-        return f"<User(id={self._pk}, name={self.name!r})>"
+        return f"<User(id={self._pk}, name={self.name!r}, email={self.email!r})>"
 
     @classmethod
     def alive(cls) -> Any:
