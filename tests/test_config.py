@@ -104,6 +104,8 @@ def test_tls_is_never_weaker_than_asked_for(url_mode: str, variables: dict[str, 
         ({"DATABASE_URL": "postgresql://u:12/canary@h/x"}, "write @ in a password as %40, and / as %2F"),
         ({"DATABASE_URL": "sqlite://x"}, "malformed"),
         ({"DATABASE_URL": "embedded:x"}, "malformed"),
+        ({"DATABASE_URL": "postgresql://u:canary@h/x?sslmode=bogus"}, "sslmode must be one of disable, allow"),
+        ({**PARTS, "DATABASE_STATEMENT_TIMEOUT": "5", "DATABASE_PGBOUNCER": "1"}, "cannot pass through PgBouncer"),
         ({**PARTS, "DATABASE_SSL": "maybe"}, "DATABASE_SSL must be true or false"),
         ({**PARTS, "DATABASE_SSLMODE": "strong"}, "sslmode must be one of disable, allow"),
         ({**PARTS, "DATABASE_SSL": "1", "DATABASE_SSLMODE": "strong"}, "DATABASE_SSLMODE must be one of disable"),
@@ -122,6 +124,21 @@ def test_a_malformed_setting_is_named_without_its_secrets(environ: dict[str, str
     assert "canary" not in str(caught.value)
     assert "nary" not in repr(caught.value)
     assert isinstance(caught.value, PresgenError)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"connect_timeout": 1.5},
+        {"pool_size": 1.5},
+        {"pool_size": "5"},
+        {"statement_timeout": "5"},
+        {"pool_timeout": None},
+    ],
+)
+def test_a_setting_of_the_wrong_type_is_named(setting: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(setting))):
+        DatabaseConfig("postgresql://h/x", **setting)
 
 
 def test_nothing_that_prints_a_configuration_shows_the_password() -> None:

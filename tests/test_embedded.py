@@ -109,6 +109,19 @@ def test_the_version_is_chosen_once_and_the_settings_each_time(home: Path) -> No
         EmbeddedServer(home / "sixteen").binary("psql")
 
 
+def test_libpqs_variables_do_not_lead_astray(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("PGPORT", "5555"), ("PGDATA", "/nowhere"), ("PGUSER", "nobody")):
+        monkeypatch.setenv(name, value)
+    with DatabaseManager(f"embedded:///{home / 'astray'}") as manager:
+        assert manager.health_check()
+
+
+def test_a_manager_that_is_never_closed_leaves_no_server_running(folder: Path) -> None:
+    code = "import sys; from presgen import DatabaseManager; DatabaseManager(sys.argv[1]).open()"
+    subprocess.run([sys.executable, "-c", code, f"embedded:///{folder}"], check=True)
+    assert not EmbeddedServer(folder).is_running()
+
+
 def test_a_folder_with_a_long_name_has_its_socket_elsewhere(home: Path) -> None:
     with EmbeddedServer(home / ("long" * 30)) as server:
         assert server.socket_folder.parent != server.folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -37,6 +38,29 @@ def test_the_models_are_bound_while_the_manager_is_open(url: str) -> None:
     with DatabaseManager(DatabaseConfig(url)) as again:
         assert again.database.is_closed()
         assert User.get().name == "Ada"
+
+
+def test_closing_in_the_order_of_opening_leaves_no_model_on_a_closed_database() -> None:
+    first, second = DatabaseManager("sqlite:///:memory:"), DatabaseManager("sqlite:///:memory:")
+    first.open()
+    second.open()
+    first.close()
+    second.close()
+    assert [model._meta.database for model in MODELS] == [None] * 4
+
+
+def test_threads_that_open_a_manager_at_once_share_one_database() -> None:
+    manager = DatabaseManager("sqlite:///:memory:")
+    start = threading.Barrier(8)
+
+    def first_use() -> object:
+        start.wait(10)
+        return manager.database
+
+    with ThreadPoolExecutor(8) as threads:
+        databases = {id(future.result()) for future in [threads.submit(first_use) for _ in range(8)]}
+    assert len(databases) == 1
+    manager.close()
 
 
 def test_a_manager_opens_on_first_use(empty_url: str) -> None:
@@ -205,6 +229,10 @@ def test_metrics_count_in_one_statement(
         PresentationJob.id == long_ago.id
     ).execute()
 
+    statements.clear()
+    gone = enqueue()
+    gone.deleted_at = datetime.now(timezone.utc)
+    gone.save()
     statements.clear()
     metrics = db.metrics()
     assert len(statements) == 1

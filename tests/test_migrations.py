@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fixtures.catalogs import catalog
 
-from presgen import MODELS, DatabaseManager, PresentationJob, User, VoiceClone
+from presgen import MODELS, DatabaseConfig, DatabaseManager, PresentationJob, User, VoiceClone
 from presgen.errors import MigrationError
 from presgen.migrator import Migrator, migrations_folder
 from presgen.status import TRANSITIONS
@@ -159,13 +159,17 @@ def test_two_managers_at_once_apply_each_migration_once(empty_url: str) -> None:
         ({}, "set DATABASE_URL, or POSTGRES_USER"),
         ({"DATABASE_URL": "postgresql://u:canary@127.0.0.1:1/x"}, "cannot connect to postgresql://u@127.0.0.1:1/x"),
         ({"DATABASE_URL": "postgres:/u:canary@h"}, "malformed"),
+        ({"DATABASE_URL": "sqlite:///README.md"}, "file is not a database"),
+        ({"DATABASE_URL": "sqlite:///:memory:", "arguments": "rollback --count 9"}, "Unable to rollback 9 migrations"),
+        ({"DATABASE_URL": "postgresql://h/x", "DATABASE_PGBOUNCER": "true", "DATABASE_CONNECT_TIMEOUT": "1"}, "h"),
     ],
 )
 def test_pw_migrate_says_in_one_line_what_is_wrong(variables: dict[str, str], said: str) -> None:
     script = Path(sys.executable).parent / "pw_migrate"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE", "POSTGRES"))}
+    arguments = variables.get("arguments", "migrate").split()
     done = subprocess.run(
-        [str(script), "migrate"],
+        [str(script), *arguments],
         cwd=ROOT,
         env={**environment, **variables},
         text=True,
@@ -177,6 +181,14 @@ def test_pw_migrate_says_in_one_line_what_is_wrong(variables: dict[str, str], sa
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert "canary" not in done.stderr + done.stdout
+
+
+def test_behind_pgbouncer_everything_is_one_transaction(postgresql: str, empty_url: str) -> None:
+    with DatabaseManager(DatabaseConfig(empty_url, pgbouncer=True)) as manager:
+        assert manager.migrate() == NAMES
+        assert manager.rollback(3) == NAMES[::-1]
+        with pytest.raises(MigrationError, match="run `presgen migrate`"):
+            manager.locked_for_migrations()
 
 
 def test_no_migration_imports_presgen() -> None:

@@ -9,8 +9,9 @@ import peewee as pw
 import pytest
 from playhouse.signals import pre_save
 
-from presgen import MODELS, DatabaseManager, JobStatus, PresentationJob, User, ValidationError, VoiceClone
-from presgen.errors import ConstraintViolation
+from presgen import MODELS, DatabaseManager, JobStatus, PresentationJob, User, ValidationError, VoiceClone, queries
+from presgen.clock import database_now
+from presgen.errors import ConfigurationError, ConstraintViolation
 
 
 def test_user_creation(db: DatabaseManager) -> None:
@@ -336,6 +337,101 @@ def test_models_work_on_a_plain_peewee_database_without_the_manager() -> None:
             voice.delete_instance()
         user.delete_instance()
         assert PresentationJob.select().count() == 0
+
+
+def test_created_at_lies_between_before_and_after(db: DatabaseManager) -> None:
+    with db.session() as database:
+        for _ in range(20):
+            before = database_now(database)
+            user = User.create(name="x")
+            assert before <= user.created_at <= user.updated_at <= database_now(database)
+
+
+def test_an_email_is_found_however_it_is_written(db: DatabaseManager) -> None:
+    first, was_new = User.get_or_create(email="Ada@Example.com", defaults={"name": "Ada"})
+    second, is_new = User.get_or_create(email="ADA@example.com", defaults={"name": "Ada"})
+    assert (first, was_new, is_new) == (second, True, False)
+    assert User.get(User.email.in_(["ADA@EXAMPLE.COM"])) == first
+    assert User.select().where(User.email.contains("DA@exa")).count() == 1
+
+
+def test_a_later_row_with_more_columns_is_refused_instead_of_cut(user: User) -> None:
+    rows = [{"name": "a"}, {"name": "b", "email": "b@example.com"}]
+    with pytest.raises(ValidationError, match="row 2 has email, which the first row lacks"):
+        User.insert_many(rows).execute()
+    User.insert_many([rows[1], {"name": "c"}, {"name": "d", "is_active": False}]).execute()
+    assert [
+        (row.name, row.email, row.is_active) for row in User.select().where(User.id != user.id).order_by(User.name)
+    ] == [
+        ("b", "b@example.com", True),
+        ("c", None, True),
+        ("d", None, False),
+    ]
+
+
+def test_a_field_of_another_model_is_none_of_this_ones(voice: VoiceClone) -> None:
+    with pytest.raises(ValidationError, match="VoiceClone has no field"):
+        VoiceClone.update({User.name: "hijack"})
+
+
+@pytest.mark.parametrize("name", [["a"], 1.5, "nul\0", "\ud800", ""])
+def test_an_upsert_is_validated_too(user: User, name: Any) -> None:
+    with pytest.raises(ValidationError):
+        User.insert(id=user.id, name="x").on_conflict(conflict_target=[User.id], update={User.name: name})
+    upsert = User.insert(id=user.id, name="x").on_conflict(conflict_target=[User.id], update={"name": "Grace"})
+    upsert.execute()
+    stored = User.get_by_id(user.id)
+    assert (stored.name, stored.updated_at > user.updated_at) == ("Grace", True)
+
+
+def test_an_update_of_nothing_is_refused_and_of_no_rows_is_none(user: User) -> None:
+    with pytest.raises(ValidationError, match="there is nothing to update"):
+        User.update()
+    assert User.bulk_update([], [User.name]) == 0
+
+
+def test_save_only_validates_only_what_it_writes(user: User) -> None:
+    user.email, user.is_active = "nonsense", False
+    assert user.save(only=[User.is_active]) == 1
+    with pytest.raises(ValidationError):
+        user.save()
+
+
+def test_listeners_of_pre_save_run_before_the_validators(db: DatabaseManager) -> None:
+    @pre_save(name="mender", sender=VoiceClone)
+    def mender(_sender: Any, instance: VoiceClone, created: bool) -> None:
+        instance.s3_path = f"/{instance.s3_path}" if created else "\0"
+
+    try:
+        voice = VoiceClone.create(name="v", s3_path="v.wav", owner=User.create(name="Ada"))
+        assert voice.s3_path == "/v.wav"
+        with pytest.raises(ValidationError):
+            voice.save()
+    finally:
+        pre_save.disconnect(name="mender", sender=VoiceClone)
+
+
+def test_models_without_a_database_say_what_to_do() -> None:
+    for use in (
+        lambda: User.create(name="Ada"),
+        lambda: PresentationJob.claim("w1"),
+        lambda: queries.get_user_voice_clones(1),
+    ):
+        with pytest.raises(ConfigurationError, match="use them inside `with DatabaseManager"):
+            use()
+
+
+def test_moments_compare_with_text_alike_on_every_backend(user: User) -> None:
+    moment = user.created_at.astimezone(timezone(timedelta(hours=5)))
+    for text in (moment.isoformat(), moment.isoformat(" ")):
+        assert User.select().where(User.created_at == text).count() == 1
+    for bad in ("2026-01-01 00:00:00", "yesterday", 5):
+        with pytest.raises(ValidationError, match="^created_at must be"):
+            User.select().where(User.created_at > bad).count()
+    with pytest.raises(ValidationError, match="^status must be one of"):
+        PresentationJob.select().where(PresentationJob.status == 5).count()
+    year = user.created_at.year
+    assert User.select().where(User.created_at.year == year).count() == 1
 
 
 def test_an_sql_expression_is_left_to_the_database(user: User) -> None:

@@ -85,6 +85,8 @@ def test_pages_can_be_narrowed_and_leave_out_the_deleted(crowd: list[User]) -> N
         {"after": "2026-01-01~5"},
         {"after": "nonsense~5"},
         {"after": 5},
+        {"after": "2026-01-01T00:00:00+00:00~9999999999999999999"},
+        {"after": "2026-01-01T00:00:00~5"},
         {"status": "done"},
         {"owner": "1"},
     ],

@@ -102,6 +102,13 @@ def test_good_values_read_back_equal(rows: dict[Any, dict[str, Any]], voice: Voi
     assert VoiceClone.get_by_id(voice.id).duration_seconds == 3.5
 
 
+def test_the_text_of_an_escape_is_no_nul(rows: dict[Any, dict[str, Any]]) -> None:
+    text = "a backslash and u0000: \\u0000"
+    assert PresentationJob.create(**rows[PresentationJob], checkpoint=[text]).checkpoint == [text]
+    with pytest.raises(ValidationError):
+        PresentationJob.create(**rows[PresentationJob], checkpoint=["\\\0"])
+
+
 def test_a_document_becomes_what_it_reads_back_as(rows: dict[Any, dict[str, Any]]) -> None:
     job = PresentationJob.create(**rows[PresentationJob], checkpoint={1: (1, 2)})
     assert job.checkpoint == {"1": [1, 2]} == PresentationJob.get_by_id(job.id).checkpoint
