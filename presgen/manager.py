@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -43,9 +44,9 @@ class DatabaseManager:
         self._opening = threading.RLock()
 
     @classmethod
-    def from_env(cls) -> DatabaseManager:
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> DatabaseManager:
         """A manager for the database that the environment's variables describe."""
-        return cls(DatabaseConfig.from_env())
+        return cls(DatabaseConfig.from_env(environ))
 
     def __repr__(self) -> str:
         return f"<DatabaseManager {self.config.safe_url}>"

@@ -70,7 +70,7 @@ class Leased(Fenced):
                 raise self.why_not_written()
         return dict(zip(read_back, written[0], strict=True))
 
-    def complete(self: Any, *, s3_video_path: str, **columns: Any) -> None:
+    def complete(self: Any, s3_video_path: str, **columns: Any) -> None:
         """Finish the job with its video, measured values in `columns`."""
         columns = {"progress": 1.0, "s3_video_path": s3_video_path, "error_message": None, **columns}
         self._end(JobStatus.COMPLETED, self._measured(columns))
