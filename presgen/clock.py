@@ -84,7 +84,8 @@ def latest(database: Any, one: Any, other: Any) -> Any:
 
 def elapsed_seconds(database: Any, start: Any, end: Any) -> Any:
     """Seconds between two moments as a float, NULL where one of them is."""
-    if is_sqlite(database):  # its date functions know milliseconds at best; the text has microseconds, in one place
-        whole = pw.fn.strftime("%s", end) - pw.fn.strftime("%s", start)
+    if is_sqlite(database):
+        # Its date functions round to milliseconds, so they get the whole seconds; microseconds are text in one place.
+        whole = pw.fn.strftime("%s", pw.fn.substr(end, 1, 19)) - pw.fn.strftime("%s", pw.fn.substr(start, 1, 19))
         return whole + (pw.fn.substr(end, 21, 6) - pw.fn.substr(start, 21, 6)) / 1_000_000.0
     return pw.fn.date_part("epoch", end - start)

@@ -273,6 +273,26 @@ def test_plain_use_measures_the_time_between_start_and_end(job: PresentationJob)
     assert PresentationJob.get_by_id(done.id).processing_time_seconds == 12.5
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "seconds"),
+    [
+        (0.9997, 1.0001, 0.0004),
+        (0.9994, 0.9996, 0.0002),
+        (0.0, 0.0, 0.0),
+        (0.999999, 1.999999, 1.0),
+        (0.5, 86400.25, 86399.75),
+    ],
+)
+def test_processing_time_is_right_to_the_microsecond(
+    job: PresentationJob, start: float, end: float, seconds: float
+) -> None:
+    began = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    job.started_at, job.completed_at = began + timedelta(seconds=start), began + timedelta(seconds=end)
+    job.status, job.s3_video_path = JobStatus.COMPLETED, "/v.mp4"
+    job.save()
+    assert PresentationJob.get_by_id(job.id).processing_time_seconds == pytest.approx(seconds, abs=1e-6)
+
+
 def test_completion_before_the_start_is_refused(job: PresentationJob) -> None:
     job.started_at = datetime(2026, 1, 2, tzinfo=timezone.utc)
     job.completed_at = datetime(2026, 1, 1, tzinfo=timezone.utc)

@@ -50,11 +50,11 @@ def run_demo(folder: Path, jobs: int, workers: int, url: str | None) -> None:
     if config.backend == "sqlite" and config.path == ":memory:":
         raise ConfigurationError("the demo's workers are processes of their own, which cannot share :memory:")
     store = folder / "store"
-    store.mkdir(parents=True, exist_ok=True)
     click.echo(f"database  {config.safe_url}")
     click.echo(f"folder    {folder}")
     with _ended_by_signals(), DatabaseManager(config) as manager:
         manager.migrate()
+        store.mkdir(parents=True, exist_ok=True)  # not before the database has answered
         with manager.session(), _studio_warnings():
             refuse_others_jobs(store)
             enqueued = enqueue_jobs(store, jobs)
