@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import peewee as pw
 import pytest
+from fixtures.rows import Enqueue, stored
 
 from presgen import (
     DatabaseManager,
@@ -25,12 +25,6 @@ from presgen.clock import BACKOFF_BASE_SECONDS, BACKOFF_CAP_SECONDS
 from presgen.errors import ConstraintViolation
 from presgen.models.claimable import REAP_LIMIT
 from presgen.validation import LONG_TEXT_MAX
-
-Enqueue = Callable[..., PresentationJob]
-
-
-def stored(job: PresentationJob) -> PresentationJob:
-    return PresentationJob.get_by_id(job.id)  # type: ignore[no-any-return]
 
 
 def assert_shown_is_stored(job: PresentationJob) -> None:

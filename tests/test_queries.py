@@ -148,7 +148,7 @@ def test_hot_statements_use_their_indexes(many: DatabaseManager) -> None:
     claim = plans(lambda: job.claim("w1"))
     assert "idx_presentation_jobs_claimable" in claim
     assert "idx_presentation_jobs_running" in claim or "idx_presentation_jobs_status" in claim  # by the statistics
-    assert "SCAN presentation_jobs\n" not in claim
+    assert "SCAN t1" not in claim.splitlines()  # as SQLite says it; with an index, the line goes on
     assert "Seq Scan on presentation_jobs" not in claim
 
 

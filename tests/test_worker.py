@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.rows import Enqueue, stored
 
 import presgen.worker
 from presgen import (
@@ -35,15 +36,9 @@ from presgen import (
 )
 from presgen.errors import ConfigurationError
 
-Enqueue = Callable[..., PresentationJob]
-
 
 def complete(job: PresentationJob) -> None:
     job.complete(s3_video_path=f"/{job.id}.mp4")
-
-
-def stored(job: PresentationJob) -> PresentationJob:
-    return PresentationJob.get_by_id(job.id)  # type: ignore[no-any-return]
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:

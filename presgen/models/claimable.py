@@ -88,7 +88,8 @@ class Claimable:
     def claim(cls: Any, worker: str, limit: int = 1, *, lease: timedelta | float = DEFAULT_LEASE) -> list[Any]:
         """Take up to `limit` due jobs into this worker's hand, most urgent first, for `lease` (seconds or timedelta).
 
-        Takes expired leases back first. Never waits for another worker's claim.
+        Takes expired leases back first. On PostgreSQL it never waits for another worker's claim; SQLite has one
+        write lock, for which it waits.
         """
         worker = cls.worker.clean(worker)
         lease_seconds = in_seconds(lease, "lease")
