@@ -25,3 +25,19 @@ def session(database: Any) -> Iterator[Any]:
     finally:
         if opened:
             database.close()
+
+
+@contextmanager
+def contained(database: Any) -> Iterator[None]:
+    """Run somebody else's code: what it leaves open, a transaction or a connection, is undone and given back."""
+    had_transaction, was_closed = database.in_transaction(), database.is_closed()
+    try:
+        yield
+    finally:
+        if not had_transaction:
+            while database.in_transaction():
+                database.pop_transaction()
+            if not database.is_closed():
+                database.rollback()
+                if was_closed:
+                    database.close()

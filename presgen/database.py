@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import select
 import time
 from typing import Any, Final
@@ -10,16 +11,22 @@ from typing import Any, Final
 import peewee as pw
 import psycopg2
 from playhouse.pool import PoolConnection, PooledPostgresqlDatabase
-from psycopg2.extensions import TRANSACTION_STATUS_INERROR
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR
 
 from .config import DatabaseConfig
-from .driver_errors import connect_failure, is_lost, translated
+from .driver_errors import CONNECTION_LOST, connect_failure, is_lost, translated
 from .errors import CommitUnknown, DatabaseUnavailable, PoolTimeout, TransactionAborted
 
 logger = logging.getLogger("database")
 
 # A quiet half-open connection shows nothing on its socket; after this long it is asked.
 IDLE_SECONDS_BEFORE_PING: Final = 30.0
+
+# Says of a statement whether it can change anything; values are parameters, so its text has none.
+_WRITES: Final = re.compile(
+    r"\b(INSERT|UPDATE|DELETE|MERGE|TRUNCATE|COPY|CREATE|ALTER|DROP|GRANT|REVOKE|REFRESH|CALL|DO)\b", re.IGNORECASE
+)
+_COMMIT_UNKNOWN: Final = "the connection was lost during COMMIT: read the rows again to learn whether it was applied"
 
 
 class Observed:
@@ -98,11 +105,28 @@ class PostgresPool(Observed, PooledPostgresqlDatabase):
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         if self._state.closed and self.autoconnect:
             self.connect()  # here, so that waiting for a connection does not count as a slow statement
+        commits_itself = self.begins_work()
         try:
             return super().execute_sql(sql, params)
         except DatabaseUnavailable:
             self._detach_if_lost()
+            if commits_itself and _WRITES.search(sql):
+                raise CommitUnknown(_COMMIT_UNKNOWN) from None
             raise
+
+    def begins_work(self) -> bool:
+        """Whether the next statement stands alone, and so commits itself.
+
+        Raises DatabaseUnavailable when its connection has ended in the meantime: that statement was never sent.
+        """
+        connection = self._state.conn
+        if connection.get_transaction_status() != TRANSACTION_STATUS_IDLE:
+            return False
+        if _has_something_to_read(connection) and self._is_closed(connection):
+            connection.close()
+            self._detach_if_lost()
+            raise DatabaseUnavailable(CONNECTION_LOST)
+        return True
 
     def begin(self, isolation_level: str | int | None = None) -> None:
         try:
@@ -123,9 +147,7 @@ class PostgresPool(Observed, PooledPostgresqlDatabase):
             with translated():
                 super().commit()
         except DatabaseUnavailable:
-            raise CommitUnknown(
-                "the connection was lost during COMMIT: read the rows again to learn whether it was applied"
-            ) from None
+            raise CommitUnknown(_COMMIT_UNKNOWN) from None
 
     def rollback(self) -> None:
         """Roll back; a lost connection has done so already, and must not mask the error that led here."""

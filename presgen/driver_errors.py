@@ -25,6 +25,7 @@ _QUERY_CANCELED: Final = "57014"
 # Shut down, crashed, starting up, idle too long (in a transaction, in a session).
 _CONNECTION_ENDED: Final = frozenset({"57P01", "57P02", "57P03", "25P03", "57P05"})
 
+CONNECTION_LOST: Final = "the connection to the database was lost; nothing uncommitted was kept"
 _TRANSITION: Final = "valid_status_transition"
 _SQLITE_RULE: Final = re.compile(r"^(?P<kind>[A-Z ]+) constraint failed(?:: (?P<name>.+))?$")
 
@@ -93,7 +94,7 @@ def _meaning(error: Exception) -> PresgenError | None:
         )
     is_about_connection = isinstance(error, (pw.OperationalError, pw.InterfaceError)) and hasattr(cause, "pgcode")
     if is_about_connection and (state is None or state.startswith("08") or state in _CONNECTION_ENDED):
-        return DatabaseUnavailable("the connection to the database was lost; nothing uncommitted was kept")
+        return DatabaseUnavailable(CONNECTION_LOST)
     return None
 
 

@@ -75,6 +75,10 @@ class JobCancelled(PresgenError):
     """Somebody asked for the job in hand to be cancelled."""
 
 
+class HandlerStuck(PresgenError):
+    """A handler did not end in time; its thread goes on until its process ends."""
+
+
 class DatabaseUnavailable(PresgenError, pw.OperationalError):
     """The database cannot be reached, or the connection to it was lost."""
 
@@ -109,7 +113,10 @@ class PoolTimeout(PresgenError):
 
 
 class CommitUnknown(PresgenError):
-    """The connection was lost during COMMIT: the transaction may or may not have been applied."""
+    """The connection was lost before the server had confirmed a commit: what was written may be stored or not.
+
+    Single writes commit by themselves, so their lost replies are lost COMMITs too.
+    """
 
 
 def _rebuild(cls: type[Exception], args: tuple[Any, ...], facts: dict[str, Any]) -> Exception:

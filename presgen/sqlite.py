@@ -74,6 +74,11 @@ class SqliteFile(Observed, pw.SqliteDatabase):
         with translated():
             super().commit()
 
+    def rollback(self) -> None:
+        """Roll back; without a transaction this is no error, as on PostgreSQL."""
+        if self.connection().in_transaction:
+            super().rollback()
+
     def begin(self, lock_type: str | None = None) -> None:
         with translated():
             super().begin(lock_type)

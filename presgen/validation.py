@@ -62,6 +62,17 @@ def whole_number(value: Any, *, bits: int) -> int:
     return number
 
 
+def at_least_one(value: Any, name: str) -> int:
+    """A positive whole number of at most 32 bits, given as the argument `name`."""
+    try:
+        count = whole_number(value, bits=32)
+    except ValidationError as error:
+        raise ValidationError(f"{name} {error}", field=name, rule=error.rule) from None
+    if count < 1:
+        raise ValidationError(f"{name} must be at least 1", field=name, rule="range")
+    return count
+
+
 def number(value: Any) -> float:
     """A finite float; no bool, no text, no Decimal."""
     if isinstance(value, bool) or not isinstance(value, Real):
