@@ -23,7 +23,7 @@ from presgen import (
 )
 from presgen.clock import BACKOFF_BASE_SECONDS, BACKOFF_CAP_SECONDS
 from presgen.errors import ConstraintViolation
-from presgen.models.claimable import REAP_LIMIT
+from presgen.models.reapable import REAP_LIMIT
 from presgen.validation import LONG_TEXT_MAX
 
 

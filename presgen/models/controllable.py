@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from collections.abc import Collection
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any, Final
 
 import peewee as pw
 
+from ..clock import database_now
 from ..context import session
 from ..errors import InvalidTransition
-from ..status import UNFINISHED, JobStatus
-from .fenced import log_after_commit
+from ..status import RUNNING, UNFINISHED, JobStatus
+from .fenced import in_seconds, log_after_commit
 from .outcomes import entered, requeued
+
+_FIRST_LOOK_SECONDS: Final = 0.02
+_LOOK_EVERY_MAX_SECONDS: Final = 1.0
 
 
 class Controllable:
@@ -40,6 +48,51 @@ class Controllable:
         with session(self._meta.database):
             return list(event.select().where(event.job == self.id).order_by(event.id))
 
+    def stage_seconds(self: Any) -> dict[JobStatus, float]:
+        """How many seconds the job has spent in each running stage it was in, over all its attempts.
+
+        From its history; the stage that it is in counts until now, by the database's clock.
+        """
+        with session(self._meta.database) as database:
+            history = self.history()
+            now = database_now(database)
+        spent: dict[JobStatus, float] = {}
+        moments = [*((event.to_status, event.at) for event in history), (None, now)]
+        for (stage, began), (_, ended) in pairwise(moments):
+            if stage in RUNNING:
+                # A server's clock may have been set back in between.
+                spent[stage] = spent.get(stage, 0.0) + max(0.0, (ended - began).total_seconds())
+        return spent
+
+    def wait(self: Any, timeout: timedelta | float | None = None) -> JobStatus:
+        """Wait until the job is completed, failed or cancelled, whoever works on it; gives that status.
+
+        Looks at the database, less and less often (at most once a second), shows the row as it is then, and holds
+        no connection in between. `timeout` is seconds or a timedelta, None for ever; raises TimeoutError.
+        """
+        deadline = None
+        if timeout is not None:
+            deadline = time.monotonic() + (in_seconds(timeout, "timeout") if timeout else 0.0)  # 0 looks once
+        pause = _FIRST_LOOK_SECONDS
+        while True:
+            with session(self._meta.database):
+                now = type(self).get_by_id(self.id)
+            self._show(now)
+            status: JobStatus = now.status
+            if status.is_finished:
+                return status
+            left = pause if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"job {self.id} is still {status}")
+            time.sleep(min(pause, left))
+            pause = min(1.5 * pause, _LOOK_EVERY_MAX_SECONDS)
+
+    def _show(self: Any, now: Any, *, written: Collection[Any] = ()) -> None:
+        """Let the instance show the row as it is, but for what is not saved yet."""
+        unsaved = self._dirty - {field.name for field in written}
+        fields = [field for field in type(self)._meta.sorted_fields if field.name not in unsaved]
+        self.take_over({field: now.__data__[field.name] for field in fields})
+
     def _write_where(self: Any, condition: Any, row: dict[Any, Any], verb: str, *, unless: JobStatus) -> None:
         """Write where the condition holds, and show the whole row on the instance.
 
@@ -54,8 +107,6 @@ class Controllable:
         if written is None and now.status is not unless:
             state = now.status if now.deleted_at is None else f"{now.status} and deleted"
             raise InvalidTransition(f"job {self.id} is {state}; it cannot be {verb}")
-        unsaved = self._dirty - {field.name for field in row}
-        shown = [field for field in cls._meta.sorted_fields if field.name not in unsaved]
-        self.take_over({field: now.__data__[field.name] for field in shown})
+        self._show(now, written=row)
         if written is not None and now.status is unless:
             log_after_commit(self._meta.database, self.id, before, now.status)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import random
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from itertools import count
 from typing import Any, Final
 
 import peewee as pw
 
 from ..context import session
-from ..errors import JobCancelled, LeaseLost, ValidationError
+from ..errors import CommitUnknown, DatabaseUnavailable, JobCancelled, LeaseLost, PoolTimeout, ValidationError
 from ..status import RUNNING, JobStatus
 from ..validation import between, number, positive
 
@@ -18,6 +22,8 @@ logger = logging.getLogger("database")
 
 DEFAULT_LEASE: Final = timedelta(seconds=60)
 DURATION_MAX_SECONDS: Final = 1_000_000
+_FIRST_REPEAT_SECONDS: Final = 0.05
+_REPEAT_MAX_SECONDS: Final = 1.0
 
 
 def log_job_status_change(job_id: int, old_status: JobStatus, new_status: JobStatus) -> None:
@@ -50,6 +56,10 @@ class Fenced:
 
     lease_seconds: float = DEFAULT_LEASE.total_seconds()
     """How long each sign of life keeps the lease, as claimed."""
+    waits_out_outages = False
+    """Whether a verb waits for a database that is down, for as long as its lease lasts."""
+    unknown_write: CommitUnknown | None = None
+    """The lost reply that the next verb has to look behind."""
 
     def write_fenced(self: Any, row: dict[Any, Any], *, cancelled: bool = False) -> None:
         """Write the row in one statement and show it on the instance.
@@ -58,18 +68,57 @@ class Fenced:
         whose cancellation was asked for, else for the others.
         """
         cls = type(self)
-        before = self.status
-        asked = self.fence() & (cls.status == before)
-        asked &= cls.cancel_requested_at.is_null(not cancelled)
+        before, target = self.status, row.get(cls.status, self.status)
+        asked = self.fence() & (cls.status == before) & cls.cancel_requested_at.is_null(not cancelled)
         row = cls.touched(row)
         computed = [field for field, value in row.items() if isinstance(value, pw.Node)]
-        query = pw.ModelUpdate(cls, row).where(asked).returning(cls.id, *computed).tuples()
-        with session(self._meta.database):
-            written = list(query.execute())
-            if not written:
-                raise self.why_not_written()
-        self.take_over({**row, **dict(zip(computed, written[0][1:], strict=True))})
+        query = pw.ModelUpdate(cls, row).where(asked).returning(*computed).tuples()
+
+        def applied_before() -> Any:
+            """The row, if the transition is on record under our fence."""
+            if before is target or not self._is_on_record(before, target):
+                return None
+            return cls.select(*computed).where(cls.id == self.id).tuples().get()
+
+        written = self.execute_fenced(query, applied_before)
+        self.take_over({**row, **dict(zip(computed, written, strict=True))})
         log_after_commit(self._meta.database, self.id, before, self.status)
+
+    def execute_fenced(self: Any, query: Any, applied_before: Callable[[], Any] = lambda: None) -> tuple[Any, ...]:
+        """The row that a fenced write returns; `applied_before` is asked for it after a lost reply.
+
+        A lost reply leaves open whether the write was applied. Under the fence it cannot be applied twice, so it is
+        repeated on a fresh connection for as long as the lease lasts; then CommitUnknown says that nobody knows.
+        Raises LeaseLost or JobCancelled when the fence let nothing through, DatabaseUnavailable when it was never sent.
+        """
+        database, pause = self._meta.database, _FIRST_REPEAT_SECONDS
+        deadline = time.monotonic() + self.lease_seconds
+        for tries in count():
+            try:
+                with session(database):
+                    row = next(iter(query.execute()), None) or (self.unknown_write and applied_before())
+                    if not row:
+                        raise self.why_not_written()
+                self.unknown_write = None
+                return row  # type: ignore[no-any-return]
+            except (CommitUnknown, DatabaseUnavailable, PoolTimeout) as error:
+                if isinstance(error, CommitUnknown):
+                    self.unknown_write = error
+                is_patient = self.unknown_write is not None or self.waits_out_outages
+                if database.in_transaction() or time.monotonic() > deadline or (tries and not is_patient):
+                    raise self.unknown_write or error from None
+                logger.warning("Job %s: %s; trying again", self.id, type(error).__name__)
+            if tries:  # the first repeat only needs another connection than the one that had died
+                time.sleep(pause * random.uniform(0.5, 1.5))
+                pause = min(2 * pause, _REPEAT_MAX_SECONDS)
+        raise AssertionError("unreachable")
+
+    def _is_on_record(self: Any, before: JobStatus, target: JobStatus) -> bool:
+        """Whether this attempt of this worker has made the transition."""
+        event = type(self).events.rel_model
+        worker = event.worker.is_null() if self.worker is None else event.worker == self.worker
+        mine = (event.job == self.id) & (event.attempt == self.attempt) & worker
+        return bool(event.select(event.id).where(mine, event.from_status == before, event.to_status == target).exists())
 
     @classmethod
     def in_hand(cls: Any, job_id: int, *, worker: str, attempt: int) -> Any:

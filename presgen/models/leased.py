@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any, Final
 
 import peewee as pw
 
 from ..clock import backoff_time
-from ..context import session
-from ..errors import InvalidTransition, ValidationError
+from ..errors import InvalidTransition, JobCancelled, PresgenError, ValidationError
+from ..heartbeat import Heartbeat
 from ..status import RUNNING, JobStatus
 from ..validation import LONG_TEXT_MAX
-from .fenced import Fenced
+from .fenced import Fenced, in_seconds
 from .outcomes import entered, requeued
+
+# A lease survives two heartbeats that are late or lost.
+HEARTBEATS_PER_LEASE: Final = 3
 
 _MEASURED: Final = frozenset(
     {
@@ -30,16 +36,28 @@ _MEASURED: Final = frozenset(
 
 
 class Leased(Fenced):
-    """Verbs of a worker. Each is one statement that raises LeaseLost or JobCancelled when it may not write."""
+    """Verbs of a worker. Each is one statement that raises LeaseLost or JobCancelled when it may not write.
+
+    What advance() and complete() were to store is recorded even for a job that turns out to be cancelled.
+    """
+
+    resumed_at: JobStatus | None = None
+    """The stage of an earlier attempt at which the claim took the job up again."""
 
     def advance(self: Any, status: JobStatus, **columns: Any) -> None:
-        """Enter the next stage and store `columns`; extends the lease. Raises InvalidTransition."""
+        """Enter the next stage and store `columns`; extends the lease. Raises InvalidTransition.
+
+        A job that was resumed stays in its stage while a handler that starts from the beginning catches up.
+        """
         cls = type(self)
-        target = cls.status.clean(status)
+        target, measured = cls.status.clean(status), self._measured(columns)
+        if self._has_been_in(target):
+            self._write_or_record({**measured, **self._extended_lease()}, measured)
+            return
         if not target.is_running or target is self.status:
             raise InvalidTransition(f"advance() goes to the next running stage, not to {target}")
         self._require_transition(target)
-        self.write_fenced({**entered(cls, target, self._measured(columns)), **self._extended_lease()})
+        self._write_or_record({**entered(cls, target, measured), **self._extended_lease()}, measured)
 
     def heartbeat(self: Any, progress: float | None = None, checkpoint: Any = None) -> None:
         """Extend the lease, and store the progress (0..1) and the checkpoint (a JSON value) where given.
@@ -59,36 +77,50 @@ class Leased(Fenced):
         if self._sign_of_life({})[type(self).cancel_requested_at] is not None:
             raise self.cancelled_error()
 
+    @contextmanager
+    def lease(self: Any, *, every: timedelta | float | None = None) -> Iterator[Any]:
+        """Keep the lease alive from a thread for the block; for loops written by hand.
+
+        `every` so many seconds (or a timedelta), by default three times a lease. That the job was lost or
+        cancelled raises at its next verb, not here.
+        """
+        seconds = self.lease_seconds / HEARTBEATS_PER_LEASE if every is None else in_seconds(every, "every")
+        with Heartbeat(self.keep_alive, every_seconds=seconds, name=f"heartbeat of job {self.id}"):
+            yield self
+
     def _sign_of_life(self: Any, row: dict[Any, Any]) -> dict[Any, Any]:
         cls = type(self)
         read_back = (cls.lease_expires_at, cls.updated_at, cls.cancel_requested_at)
         row = cls.touched({**row, **self._extended_lease()})
         query = pw.ModelUpdate(cls, row).where(self.fence() & cls.status.in_(RUNNING)).returning(*read_back).tuples()
-        with session(self._meta.database):
-            written = list(query.execute())
-            if not written:
-                raise self.why_not_written()
-        return dict(zip(read_back, written[0], strict=True))
+        return dict(zip(read_back, self.execute_fenced(query), strict=True))
 
     def complete(self: Any, s3_video_path: str, **columns: Any) -> None:
         """Finish the job with its video, measured values in `columns`."""
-        columns = {"progress": 1.0, "s3_video_path": s3_video_path, "error_message": None, **columns}
-        self._end(JobStatus.COMPLETED, self._measured(columns))
+        cls = type(self)
+        self._require_transition(JobStatus.COMPLETED)
+        measured = self._measured({"s3_video_path": s3_video_path, **columns})
+        done = entered(cls, JobStatus.COMPLETED, {cls.progress: 1.0, cls.error_message: None, **measured})
+        self._write_or_record(done, measured)
 
     def fail(self: Any, error: str | BaseException, retry: bool = True) -> None:
         """Record why the attempt failed: back to PENDING with a backoff, or FAILED when attempts are used up."""
         cls = type(self)
-        message = {cls.error_message: _as_message(error)}
+        message = {cls.error_message: as_message(error)}
         if retry and self.attempt < self.max_attempts and self.status.is_running:
             self.write_fenced({**requeued(cls), **message, cls.run_at: backoff_time(self._meta.database)})
         else:
             self._end(JobStatus.FAILED, message)
 
-    def release(self: Any) -> None:
-        """Give the job back unfinished, at once claimable; the attempt does not count."""
+    def release(self: Any, reason: str | None = None) -> None:
+        """Give the job back unfinished, at once claimable; the attempt does not count.
+
+        The reason, if any, is stored as `error_message`.
+        """
         cls = type(self)
         self._require_transition(JobStatus.PENDING)
-        self.write_fenced({**requeued(cls), cls.max_attempts: cls.max_attempts + 1})
+        message = {} if reason is None else {cls.error_message: as_message(reason)}
+        self.write_fenced({**requeued(cls), **message, cls.max_attempts: cls.max_attempts + 1})
 
     def acknowledge_cancellation(self: Any) -> None:
         """End a running job whose cancellation was asked for, after its handler has let go of it."""
@@ -97,6 +129,21 @@ class Leased(Fenced):
     def _end(self: Any, status: JobStatus, row: dict[Any, Any], *, cancelled: bool = False) -> None:
         self._require_transition(status)
         self.write_fenced(entered(type(self), status, row), cancelled=cancelled)
+
+    def _write_or_record(self: Any, row: dict[Any, Any], measured: dict[Any, Any]) -> None:
+        """Write the row; of a job that was cancelled, what was measured."""
+        try:
+            self.write_fenced(row)
+        except JobCancelled:
+            with suppress(PresgenError):  # it may be over already
+                self.take_over({**measured, **self._sign_of_life(measured)})
+            raise
+
+    def _has_been_in(self: Any, target: JobStatus) -> bool:
+        """Whether a resumed job, still where it was resumed, had reached that stage in an earlier attempt."""
+        if self.resumed_at is None or self.status is not self.resumed_at or not target.is_running:
+            return False
+        return RUNNING.index(target) <= RUNNING.index(self.resumed_at)
 
     def _measured(self: Any, columns: dict[str, Any]) -> dict[Any, Any]:
         for name in columns:
@@ -115,10 +162,17 @@ class Leased(Fenced):
         return {} if self.worker is None else {cls.lease_expires_at: cls.server_time(plus_seconds=self.lease_seconds)}
 
 
-def _as_message(error: str | BaseException) -> str:
+def _said(error: BaseException) -> str:
+    try:
+        return str(error).strip()
+    except Exception as failure:
+        return f"its text cannot be had: {type(failure).__name__}"
+
+
+def as_message(error: str | BaseException) -> str:
     """A storable message: errors with their class, NUL and lone surrogates replaced, over-long text cut."""
     if isinstance(error, BaseException):
-        said = str(error).strip()
+        said = _said(error)
         error = f"{type(error).__name__}: {said}" if said else type(error).__name__
     if not isinstance(error, str):
         raise ValidationError("error must be text or an exception", field="error", rule="type")

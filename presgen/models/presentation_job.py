@@ -30,6 +30,9 @@ from .controllable import Controllable
 from .fenced import log_after_commit
 from .leased import Leased
 from .outcomes import born, entered, requeued
+from .queueable import Queueable
+from .reapable import Reapable
+from .revivable import Revivable
 from .user import User
 from .voice_clone import VoiceClone
 
@@ -37,7 +40,7 @@ from .voice_clone import VoiceClone
 SECONDS_MAX = 1_000_000_000
 
 
-class PresentationJob(Claimable, Leased, Controllable, BaseModel):
+class PresentationJob(Queueable, Claimable, Reapable, Leased, Controllable, Revivable, BaseModel):
     """One job. Paths are S3 keys, `*_seconds` seconds, `file_size_bytes` bytes, `progress` 0 to 1.
 
     `attempt` counts claims and fences writes; `lease_expires_at` is until when `worker` has the job in hand.

@@ -1,0 +1,97 @@
+"""Queueable: how jobs get into the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import peewee as pw
+
+from ..bulk_copy import copy_rows
+from ..clock import database_now, is_sqlite
+from ..context import session
+from ..errors import ValidationError
+from ..status import UNFINISHED
+
+_SQLITE_BATCH: Final = 500
+_ENQUEUED: Final = ("owner", "voice_clone", "s3_pptx_path", "priority", "run_at", "max_attempts", "idempotency_key")
+"""What a caller may set of a job; the rest is the life cycle's."""
+
+
+class Queueable:
+    """Statements that add jobs; class methods of PresentationJob."""
+
+    @classmethod
+    def enqueue(
+        cls: Any,
+        *,
+        owner: Any,
+        voice_clone: Any,
+        s3_pptx_path: str,
+        priority: int = 0,
+        run_at: datetime | None = None,
+        max_attempts: int = 3,
+        idempotency_key: str | None = None,
+    ) -> Any:
+        """Add a job, in the caller's transaction if there is one. Higher priorities are claimed first.
+
+        While an unfinished job of the owner has the same `idempotency_key`, that job is given back instead.
+        """
+        given = (owner, voice_clone, s3_pptx_path, priority, run_at, max_attempts, idempotency_key)
+        row = cls.timed(cls.cleaned(dict(zip(_ENQUEUED, given, strict=True))))
+        insert = pw.ModelInsert(cls, row).returning(cls)
+        with session(cls._meta.database):
+            if idempotency_key is None:
+                return next(iter(insert.execute()))
+            twin = (
+                (cls.owner == row[cls.owner])
+                & (cls.idempotency_key == row[cls.idempotency_key])
+                & cls.status.in_(UNFINISHED)
+            )
+            while True:  # until there is a twin, or none: it may be finished between the two statements
+                inserted = insert.on_conflict(action="nothing").execute()
+                job = next(iter(inserted), None) or cls.get_or_none(twin)
+                if job is not None:
+                    return job
+
+    @classmethod
+    def enqueue_many(cls: Any, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Add a job for each mapping of enqueue()'s arguments; gives their number. All are added, or none.
+
+        The rows are validated and streamed (COPY on PostgreSQL), in constant memory; the iterable must not use the
+        database while it is read.
+        A ValidationError names the row, counted from 1. Equal idempotency keys raise ConstraintViolation.
+        """
+        fields = [cls._meta.fields[name] for name in _ENQUEUED]
+        database = cls._meta.database
+        with session(database):
+            validated = _validated(cls, fields, rows, now=database_now(database))
+            with database.atomic():
+                if not is_sqlite(database):
+                    return copy_rows(database, cls._meta.table_name, fields, validated)
+                added = 0
+                for batch in pw.chunked(validated, _SQLITE_BATCH):
+                    pw.ModelInsert(cls, batch, fields).execute()
+                    added += len(batch)
+            return added
+
+
+def _validated(
+    model: Any, fields: list[Any], rows: Iterable[Mapping[str, Any]], *, now: datetime
+) -> Iterator[list[Any]]:
+    """The values of each row in the order of `fields`, in normal form; jobs without `run_at` are due now."""
+    optional = {field: field.default for field in fields if not field.is_required}
+    for number, row in enumerate(rows, start=1):
+        try:
+            if not isinstance(row, Mapping):
+                raise ValidationError(f"must be a mapping, not {type(row).__name__}", rule="type")
+            cleaned = model.cleaned({**optional, **row})
+            extra = {model.field_of(key) for key in row} - set(fields)
+            if extra:
+                name = min(field.name for field in extra)
+                raise ValidationError(f"{name} cannot be set by enqueue_many()", field=name, rule="unknown")
+        except ValidationError as error:
+            raise ValidationError(f"row {number}: {error}", field=error.field, rule=error.rule) from None
+        cleaned.setdefault(model.run_at, now)
+        yield [cleaned[field] for field in fields]

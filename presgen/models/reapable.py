@@ -1,0 +1,58 @@
+"""Reapable: jobs come back from workers that gave no sign of life."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import peewee as pw
+
+from ..clock import backoff_time
+from ..status import RUNNING, JobStatus
+from .chosen import update_chosen
+from .fenced import logger
+from .outcomes import entered, requeued
+
+# A bound on how many expired leases one claim takes back, so that a claim stays short after an outage.
+REAP_LIMIT: Final = 100
+LEASE_EXPIRED: Final = "the worker's lease expired: it crashed, hung or lost its connection"
+# As literals: with parameters SQLite cannot tell that the partial index of running jobs fits.
+_RUNNING: Final = tuple(pw.SQL(f"'{status.value}'") for status in RUNNING)
+
+
+class Reapable:
+    """The statement that takes expired leases back; a class method of PresentationJob."""
+
+    @classmethod
+    def reap(cls: Any) -> int:
+        """Take back jobs whose lease has expired; gives their number.
+
+        The lost attempt counts: they go to PENDING with a backoff, to FAILED when no attempt is left, or to
+        CANCELLED when that was asked for.
+        """
+        lost = (
+            cls.select(cls.id)
+            .where(cls.status.in_(_RUNNING), cls.lease_expires_at < cls.server_time())
+            .order_by(cls.id)
+            .limit(REAP_LIMIT)
+        )
+        is_cancelled, is_over = cls.cancel_requested_at.is_null(False), cls.attempt >= cls.max_attempts
+        outcomes = (
+            (is_cancelled, entered(cls, JobStatus.CANCELLED)),
+            (is_over, {**entered(cls, JobStatus.FAILED), cls.error_message: LEASE_EXPIRED}),
+        )
+        back = {**requeued(cls), cls.error_message: LEASE_EXPIRED, cls.run_at: backoff_time(cls._meta.database)}
+        reaped = {field: _by_case(field, outcomes, back) for field in {*back, *outcomes[0][1], *outcomes[1][1]}}
+        jobs = list(update_chosen(cls, lost, reaped).returning(cls.id, cls.status).tuples())
+        for job_id, status in jobs:
+            logger.info("Job %s status changed: its lease expired -> %s", job_id, status)
+        return len(jobs)
+
+
+def _by_case(field: Any, outcomes: Sequence[tuple[Any, dict[Any, Any]]], otherwise: dict[Any, Any]) -> Any:
+    """A column's value under the first condition that holds; a row that leaves it out keeps the column as it is."""
+    values = [row.get(field, field) for _, row in outcomes] + [otherwise.get(field, field)]
+    if all(value is None for value in values):
+        return None  # PostgreSQL would take a CASE of NULLs for text
+    *chosen, last = [value if isinstance(value, pw.Node) else field.to_value(value) for value in values]
+    return pw.Case(None, list(zip([condition for condition, _ in outcomes], chosen, strict=True)), last)
