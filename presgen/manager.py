@@ -9,19 +9,24 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import peewee as pw
+
+from .clock import is_sqlite
 from .config import DatabaseConfig
 from .context import session
 from .database import PostgresPool
 from .errors import ConfigurationError, PresgenError
+from .features import Feature, find_feature, install_feature, installed_features, uninstall_feature
 from .health import Health, examine
 from .migrator import Migrator
 from .models import MODELS, PresentationJob
 from .queries import get_database_metrics
+from .queue_metrics import get_queue_metrics
 from .sqlite import SqliteFile
 
 logger = logging.getLogger("database")
@@ -184,6 +189,45 @@ class DatabaseManager:
         """The names of the migrations that are still to be applied."""
         return self.migrations.pending()
 
+    # Features
+
+    def install(self, feature: str) -> None:
+        """Install an opt-in feature in the database; again is no error, and brings it to its newest state.
+
+        Raises ConfigurationError for a feature that does not exist, or not on this backend.
+        """
+        self.run_in_transaction(lambda: install_feature(self.database, feature))
+
+    def uninstall(self, feature: str) -> None:
+        """Take a feature away, and what it has stored; raises ConfigurationError for one that does not exist."""
+        self.run_in_transaction(lambda: uninstall_feature(self.database, feature))
+
+    def features(self) -> list[str]:
+        """The features that the database has, as its catalog says."""
+        return installed_features(self.database)
+
+    @contextmanager
+    def wake_ups(self, wake: Callable[[], None]) -> Iterator[None]:
+        """Call `wake`, from another thread, when jobs may have become due while the block runs.
+
+        Does nothing without the feature `notify`, through PgBouncer, and when the database does not answer at the
+        start of the block: whoever waits for a wake-up has to poll as well.
+        """
+        notify: Any = find_feature("notify")
+        with notify.listen(self.database.config, wake) if self._may_listen(notify) else nullcontext():
+            yield
+
+    def _may_listen(self, notify: Feature) -> bool:
+        try:
+            database = self.database
+            if is_sqlite(database) or database.config.pgbouncer:
+                return False
+            with session(database):
+                return notify.is_installed(database)
+        except (PresgenError, pw.PeeweeException) as error:
+            logger.debug("No wake-ups, workers poll: %s", error)
+            return False
+
     # Health
 
     def health_check(self) -> bool:
@@ -199,9 +243,11 @@ class DatabaseManager:
         return examine(database)
 
     def metrics(self) -> dict[str, Any]:
-        """The counts of queries.get_database_metrics() (one statement), and the pool's statistics as `pool`."""
+        """queries.get_database_metrics(), queue_metrics.get_queue_metrics(), and pool_stats() as `pool`."""
         self.require_binding()
-        return {**get_database_metrics(), "pool": self.pool_stats()}
+        with self.session():
+            metrics = {**get_database_metrics(), **get_queue_metrics()}
+        return {**metrics, "pool": self.pool_stats()}
 
     def pool_stats(self) -> dict[str, int]:
         """Connections `in_use` and `idle`, and `max_connections`."""

@@ -1,0 +1,40 @@
+"""features, install, uninstall: what is opt-in, and whether the database has it."""
+
+from __future__ import annotations
+
+import click
+
+from ..features import FEATURES, find_feature
+from .columns import print_table
+from .connection import open_manager
+
+
+@click.command("features")
+@click.pass_context
+def features_command(context: click.Context) -> None:
+    """List the opt-in features, and which of them the database has."""
+    installed = open_manager(context).features()
+    print_table(("feature", "installed", "what it is"), [_row(name, name in installed) for name in FEATURES])
+
+
+@click.command("install")
+@click.argument("feature", metavar="NAME")
+@click.pass_context
+def install_command(context: click.Context, feature: str) -> None:
+    """Install a feature, or bring it to its newest state."""
+    open_manager(context).install(feature)
+    click.echo(f"{feature} is installed")
+
+
+@click.command("uninstall")
+@click.argument("feature", metavar="NAME")
+@click.pass_context
+def uninstall_command(context: click.Context, feature: str) -> None:
+    """Take a feature away, and what it has stored."""
+    open_manager(context).uninstall(feature)
+    click.echo(f"{feature} is not installed")
+
+
+def _row(name: str, is_installed: bool) -> tuple[str, str, str]:
+    said = find_feature(name).__doc__ or ""
+    return name, "yes" if is_installed else "no", said.partition("\n")[0].removeprefix(f"{name}: ")

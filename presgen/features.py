@@ -1,0 +1,76 @@
+"""The opt-in features: found by name in `presgen.ext`, installed in a database and not in a process."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Final, Protocol, cast
+
+from .clock import is_sqlite
+from .context import session
+from .errors import ConfigurationError, MigrationError
+from .migrator import LOCK_KEY, Migrator
+
+FEATURES: Final = ("notify",)
+"""The modules of `presgen.ext` that are features; listing them needs none of their libraries."""
+
+# CREATE TRIGGER waits for the writers at work, and while it waits all others wait behind it.
+_LOCK_TIMEOUT: Final = "2s"
+
+
+class Feature(Protocol):
+    """What a feature's module has. Each function runs in a transaction, and may run again and again."""
+
+    def install(self, database: Any) -> None:
+        """Bring the feature's tables, triggers and functions to their newest state.
+
+        Raises ConfigurationError where the feature cannot be had.
+        """
+
+    def uninstall(self, database: Any) -> None:
+        """Take away whatever there is of it, also where that is nothing."""
+
+    def is_installed(self, database: Any) -> bool:
+        """Whether the database's catalog has the whole of it."""
+
+
+def find_feature(name: str) -> Feature:
+    """The module of a feature; raises ConfigurationError for a name that is none."""
+    if name not in FEATURES:
+        raise ConfigurationError(f"there is no feature {name!r}; known are {', '.join(FEATURES)}")
+    return cast(Feature, import_module(f".ext.{name}", __package__))
+
+
+def install_feature(database: Any, name: str) -> None:
+    """Install a feature in one transaction. Raises ConfigurationError, MigrationError when migrations are pending.
+
+    Raises DatabaseBusy, which is safe to retry, when other transactions held the locks that it needs.
+    """
+    feature = find_feature(name)
+    with session(database), database.atomic():
+        _keep_others_out(database)
+        pending = Migrator(database).pending()
+        if pending:
+            raise MigrationError(f"{name} needs the newest schema and {pending[0]} is pending; run: presgen migrate")
+        feature.install(database)
+
+
+def uninstall_feature(database: Any, name: str) -> None:
+    """Take a feature away in one transaction; raises as install_feature() does, but for pending migrations."""
+    feature = find_feature(name)
+    with session(database), database.atomic():
+        _keep_others_out(database)
+        feature.uninstall(database)
+
+
+def installed_features(database: Any) -> list[str]:
+    """The names of the features that the database has."""
+    with session(database):
+        return [name for name in FEATURES if find_feature(name).is_installed(database)]
+
+
+def _keep_others_out(database: Any) -> None:
+    """Let no migrator and no other installer in until the transaction ends; on SQLite, BEGIN IMMEDIATE did so."""
+    if is_sqlite(database):
+        return
+    database.execute_sql("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
+    database.execute_sql("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
