@@ -234,10 +234,9 @@ def test_metrics_count_in_one_statement(
     gone.deleted_at = datetime.now(timezone.utc)
     gone.save()
     statements.clear()
-    metrics = db.metrics()
+    metrics = get_database_metrics()
     assert len(statements) == 1
     assert 86_400 < metrics.pop("oldest_pending_seconds") < 90_000
-    assert metrics.pop("pool")["in_use"] in (0, 1)
     assert metrics == {
         "total_users": 2,
         "active_users": 1,
@@ -254,7 +253,8 @@ def test_metrics_count_in_one_statement(
             "cancelled": 0,
         },
     }
-    assert get_database_metrics()["failed_jobs_today"] == 1
+    assert db.metrics()["failed_jobs_today"] == 1
+    assert db.metrics()["pool"]["in_use"] in (0, 1)
 
 
 def test_metrics_of_an_empty_database(db: DatabaseManager) -> None:

@@ -33,9 +33,20 @@ def health_command(context: click.Context, as_json: bool) -> None:
 
 @click.command("metrics")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
+@click.option("--prometheus", "as_exposition", is_flag=True, help="Print Prometheus' text format.")
 @click.pass_context
-def metrics_command(context: click.Context, as_json: bool) -> None:
-    """Count users, voices and jobs."""
+def metrics_command(context: click.Context, as_json: bool, as_exposition: bool) -> None:
+    """Count users, voices and jobs, and measure the queue.
+
+    With --prometheus a database that does not answer is `presgen_up 0`, and no failure.
+    """
+    if as_json and as_exposition:
+        raise click.UsageError("--json and --prometheus cannot be had together")
+    if as_exposition:
+        from ..ext.prometheus import exposition
+
+        click.echo(exposition(open_manager(context)), nl=False)
+        return
     metrics = open_manager(context).metrics()
     if as_json:
         print_json(metrics)
