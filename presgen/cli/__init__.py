@@ -12,10 +12,13 @@ import click
 
 from .. import __version__
 from ..errors import MissingExtra
+from .dead import dead_group
 from .failures import CommandLine
+from .features import features_command, install_command, uninstall_command
 from .jobs import jobs_group
 from .observe import health_command, metrics_command
 from .schema import migrate_command, rollback_command, status_command
+from .watch import watch_command
 
 
 class _OneLine(logging.Formatter):
@@ -59,13 +62,16 @@ def _log_to_stderr(context: click.Context) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="Where the database, the decks and the videos go.",
 )
+@click.option("--chaos", is_flag=True, help="Kill workers while they work; every video is made once all the same.")
 @click.pass_context
-def demo_command(context: click.Context, jobs: int, workers: int, database: str | None, folder: Path) -> None:
+def demo_command(
+    context: click.Context, jobs: int, workers: int, database: str | None, folder: Path, chaos: bool
+) -> None:
     """Make real videos of sample decks, from an empty folder."""
     try:
         from .demo import run_demo
 
-        run_demo(folder, jobs, workers, database or context.obj)
+        run_demo(folder, jobs, workers, database or context.obj, chaos=chaos)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("presgen"):
             raise
@@ -77,9 +83,14 @@ for _command in (
     migrate_command,
     rollback_command,
     status_command,
+    features_command,
+    install_command,
+    uninstall_command,
     health_command,
     metrics_command,
+    watch_command,
     jobs_group,
+    dead_group,
 ):
     cli.add_command(_command)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
-from ..errors import InvalidTransition, PresgenError
+from ..errors import ConstraintViolation, PresgenError
 from ..models import PresentationJob
 from ..queries import LIMIT_MAX, get_presentation_jobs
 from ..status import JobStatus
@@ -37,13 +37,7 @@ def list_jobs(
     """List jobs, newest first."""
     open_manager(context)
     jobs = get_presentation_jobs(limit=limit, after=after, status=status, owner=owner)
-    cursor = jobs[-1].cursor if len(jobs) == limit else None
-    if as_json:
-        print_json({"jobs": [_columns(job) for job in jobs], "next": cursor})
-        return
-    print_table(("id", "status", "attempt", "owner", "created", "deck"), map(_row, jobs))
-    if cursor is not None:
-        click.echo(f"next page: --after {cursor}")
+    print_page(jobs, limit, ("id", "status", "attempt", "owner", "created", "deck"), None if as_json else _row)
 
 
 @jobs_group.command("show")
@@ -52,14 +46,7 @@ def list_jobs(
 def show_job(context: click.Context, job_id: int) -> None:
     """Show all that is known of a job, and its history."""
     with open_manager(context).session():
-        job = _find(job_id)
-        history = job.history()
-    print_facts((name, value) for name, value in _columns(job).items() if value is not None)
-    click.echo("\nhistory" if history else "\nno history yet")
-    if history:
-        changes = [(event.at, f"{event.from_status} -> {event.to_status}", event) for event in history]
-        rows = [(at, change, event.worker, event.attempt) for at, change, event in changes]
-        print_table(("at", "from -> to", "worker", "attempt"), rows)
+        print_job(find_job(job_id))
 
 
 @jobs_group.command("cancel")
@@ -78,14 +65,38 @@ def retry_jobs(context: click.Context, job_ids: tuple[int, ...]) -> None:
     _each(context, job_ids, _retry, "retried")
 
 
+def print_page(
+    jobs: Sequence[Any], limit: int, headings: Sequence[str], row: Callable[[Any], Sequence[Any]] | None
+) -> None:
+    """Print a page of jobs in rows, or without `row` as JSON, and the cursor of the next page if this one is full."""
+    cursor = jobs[-1].cursor if len(jobs) == limit else None
+    if row is None:
+        print_json({"jobs": [_columns(job) for job in jobs], "next": cursor})
+        return
+    print_table(headings, map(row, jobs))
+    if cursor is not None:
+        click.echo(f"next page: --after {cursor}")
+
+
+def print_job(job: Any) -> None:
+    """Print what is set of a job, and its history."""
+    history = job.history()
+    print_facts((name, value) for name, value in _columns(job).items() if value is not None)
+    click.echo("\nhistory" if history else "\nno history yet")
+    if history:
+        changes = [(event.at, f"{event.from_status} -> {event.to_status}", event) for event in history]
+        rows = [(at, change, event.worker, event.attempt) for at, change, event in changes]
+        print_table(("at", "from -> to", "worker", "attempt"), rows)
+
+
 def _each(context: click.Context, job_ids: tuple[int, ...], act: Callable[[Any], str], verb: str) -> None:
     """Act on each job and print what was done; one that cannot be is told at the end, and stops no other."""
     refused: list[PresgenError] = []
     with open_manager(context).session():
         for job_id in job_ids:
             try:
-                click.echo(f"job {job_id}: {act(_find(job_id))}")
-            except (_UnknownJob, InvalidTransition) as error:
+                click.echo(f"job {job_id}: {act(find_job(job_id))}")
+            except (_UnknownJob, ConstraintViolation) as error:
                 refused.append(error)
     if refused:
         summary = f"{len(refused)} of {len(job_ids)} jobs were not {verb}: " if len(job_ids) > 1 else ""
@@ -108,7 +119,8 @@ def _retry(job: Any) -> str:
     return f"pending again, next is attempt {job.attempt + 1} of {job.max_attempts}"
 
 
-def _find(job_id: int) -> Any:
+def find_job(job_id: int) -> Any:
+    """The job with that id; raises a PresgenError that names it."""
     model = PresentationJob
     job = model.get_or_none(model.id == model.id.clean(job_id))
     if job is None:
