@@ -14,6 +14,8 @@ from presgen import DatabaseManager, JobStatus, PresentationJob, Worker
 from presgen.examples.studio import BadDeck, StudioError, assemble, read_deck, render_slides, speak
 
 STORE = Path(os.environ.get("PRESGEN_DEMO_STORE", "store")).absolute()
+# With a short lease the others soon take over from a worker that was killed.
+LEASE_SECONDS = float(os.environ.get("PRESGEN_DEMO_LEASE", "10"))
 
 
 class OutsideStore(StudioError):
@@ -62,5 +64,4 @@ def video_key(job: PresentationJob) -> str:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with DatabaseManager.from_env() as db:
-        # With a short lease the others soon take over from a worker that was killed.
-        Worker(db, make_video, lease=10, poll=0.5).run()
+        Worker(db, make_video, lease=LEASE_SECONDS, poll=0.5).run()

