@@ -76,7 +76,8 @@ class SqliteFile(Observed, pw.SqliteDatabase):
 
     def rollback(self) -> None:
         """Roll back; without a transaction this is no error, as on PostgreSQL."""
-        if self.connection().in_transaction:
+        connection: Any = None if self.is_closed() else super().connection()  # type: ignore[no-untyped-call]
+        if connection is None or connection.in_transaction:
             super().rollback()
 
     def begin(self, lock_type: str | None = None) -> None:

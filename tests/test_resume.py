@@ -215,3 +215,39 @@ def test_a_lost_lease_shows_at_the_next_verb(claimed: PresentationJob) -> None:
             claimed.heartbeat()
     with pytest.raises(ValidationError, match="every"), claimed.lease(every=0):
         pass
+
+
+@pytest.mark.parametrize("look", ["wait", "cancel", "retry"])
+def test_a_look_at_the_job_gives_nobody_the_claim_of_another_worker(claimed: PresentationJob, look: str) -> None:
+    claim_is_lost(claimed)
+    again = claim_again()
+    if look == "wait":
+        with pytest.raises(TimeoutError):
+            claimed.wait(timeout=0)
+    elif look == "cancel":
+        claimed.cancel()
+    else:
+        again.fail("no", retry=False)
+        claimed.retry()
+        again = claim_again()
+        with pytest.raises(TimeoutError):
+            claimed.wait(timeout=0)
+    before = stored(again).__data__
+    for write in (
+        lambda: claimed.complete(s3_video_path="/stale.mp4"),
+        lambda: claimed.heartbeat(progress=0.9),
+        lambda: claimed.acknowledge_cancellation(),
+        lambda: claimed.fail("stale"),
+    ):
+        with pytest.raises((LeaseLost, JobCancelled)):
+            write()
+    claimed.status = JobStatus.FAILED
+    with pytest.raises((LeaseLost, JobCancelled)):
+        claimed.save()
+    assert stored(again).__data__ == before
+
+
+def test_only_a_running_job_can_be_released(claimed: PresentationJob) -> None:
+    claimed.fail("no", retry=False)
+    with pytest.raises(InvalidTransition, match="is failed; only a running job can be released"):
+        claimed.release()

@@ -60,6 +60,7 @@ class Claimable:
             jobs = list(claim.returning(cls).execute())
         for job in jobs:
             job.lease_seconds = lease_seconds
+            job.claim_token = (worker, job.attempt)
             job.resumed_at = job.status if job.status is not RUNNING[0] else None
             log_after_commit(cls._meta.database, job.id, JobStatus.PENDING, job.status)
         return sorted(jobs, key=lambda job: (-job.priority, job.run_at, job.id))

@@ -56,6 +56,11 @@ class Fenced:
 
     lease_seconds: float = DEFAULT_LEASE.total_seconds()
     """How long each sign of life keeps the lease, as claimed."""
+    claim_token: tuple[str, int] | None = None
+    """The worker and the attempt of the claim that gave this instance out; None for one that was only read.
+
+    The columns are no token: `wait()`, `cancel()` and `retry()` show the row as it is, another worker's claim included.
+    """
     waits_out_outages = False
     """Whether a verb waits for a database that is down, for as long as its lease lasts."""
     unknown_write: CommitUnknown | None = None
@@ -82,6 +87,7 @@ class Fenced:
 
         written = self.execute_fenced(query, applied_before)
         self.take_over({**row, **dict(zip(computed, written, strict=True))})
+        self.forget_claim_if_over()
         log_after_commit(self._meta.database, self.id, before, self.status)
 
     def execute_fenced(self: Any, query: Any, applied_before: Callable[[], Any] = lambda: None) -> tuple[Any, ...]:
@@ -116,8 +122,9 @@ class Fenced:
     def _is_on_record(self: Any, before: JobStatus, target: JobStatus) -> bool:
         """Whether this attempt of this worker has made the transition."""
         event = type(self).events.rel_model
-        worker = event.worker.is_null() if self.worker is None else event.worker == self.worker
-        mine = (event.job == self.id) & (event.attempt == self.attempt) & worker
+        worker, attempt = self.holder()
+        by_worker = event.worker.is_null() if worker is None else event.worker == worker
+        mine = (event.job == self.id) & (event.attempt == attempt) & by_worker
         return bool(event.select(event.id).where(mine, event.from_status == before, event.to_status == target).exists())
 
     @classmethod
@@ -125,13 +132,27 @@ class Fenced:
         """The running job as the database has it, if it still is in that worker's hand; else None."""
         held = (cls.id == job_id) & (cls.worker == worker) & (cls.attempt == attempt) & cls.status.in_(RUNNING)
         with session(cls._meta.database):
-            return cls.get_or_none(held)
+            job = cls.get_or_none(held)
+        if job is not None:
+            job.claim_token = (worker, attempt)
+        return job
+
+    def holder(self: Any) -> tuple[str | None, int]:
+        """The worker and the attempt for which this instance writes: its claim's, unless somebody assigned others."""
+        is_assigned = self._dirty & {"worker", "attempt"}
+        return self.claim_token if self.claim_token and not is_assigned else (self.worker, self.attempt)
+
+    def forget_claim_if_over(self: Any) -> None:
+        """A job that its holder has put back into the queue is nobody's."""
+        if self.status is JobStatus.PENDING:
+            self.claim_token = None
 
     def fence(self: Any) -> Any:
         """The condition under which the row is still in this worker's hand."""
         cls = type(self)
-        holder = cls.worker.is_null() if self.worker is None else cls.worker == self.worker
-        return (cls.id == self.id) & (cls.attempt == self.attempt) & holder
+        worker, attempt = self.holder()
+        by_worker = cls.worker.is_null() if worker is None else cls.worker == worker
+        return (cls.id == self.id) & (cls.attempt == attempt) & by_worker
 
     def why_not_written(self: Any) -> LeaseLost | JobCancelled:
         """The error that explains why the fence let nothing through."""
@@ -142,11 +163,12 @@ class Fenced:
         if now.status is JobStatus.CANCELLED or (now.status.is_running and now.cancel_requested_at is not None):
             cancelled: JobCancelled = self.cancelled_error()
             return cancelled
-        if (now.status, now.attempt, now.worker) == (self.status, self.attempt, self.worker):
+        worker, attempt = self.holder()
+        if (now.status, now.worker, now.attempt) == (self.status, worker, attempt):
             return LeaseLost(f"job {self.id} is {now.status}; only a running job has a lease")
         return LeaseLost(
             f"job {self.id} is {now.status} at attempt {now.attempt} of {now.worker or 'nobody'}, "
-            f"no longer {self.status} at attempt {self.attempt} of {self.worker or 'nobody'}; drop its work"
+            f"no longer {self.status} at attempt {attempt} of {worker or 'nobody'}; drop its work"
         )
 
     def cancelled_error(self: Any) -> JobCancelled:

@@ -118,7 +118,8 @@ class Leased(Fenced):
         The reason, if any, is stored as `error_message`.
         """
         cls = type(self)
-        self._require_transition(JobStatus.PENDING)
+        if not self.status.is_running:
+            raise InvalidTransition(f"job {self.id} is {self.status}; only a running job can be released")
         message = {} if reason is None else {cls.error_message: as_message(reason)}
         self.write_fenced({**requeued(cls), **message, cls.max_attempts: cls.max_attempts + 1})
 
@@ -159,7 +160,8 @@ class Leased(Fenced):
 
     def _extended_lease(self: Any) -> dict[Any, Any]:
         cls = type(self)
-        return {} if self.worker is None else {cls.lease_expires_at: cls.server_time(plus_seconds=self.lease_seconds)}
+        worker, _ = self.holder()
+        return {} if worker is None else {cls.lease_expires_at: cls.server_time(plus_seconds=self.lease_seconds)}
 
 
 def _said(error: BaseException) -> str:

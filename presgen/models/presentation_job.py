@@ -135,6 +135,7 @@ class PresentationJob(Queueable, Claimable, Reapable, Leased, Controllable, Revi
         before = self.stored_status if self._pk is not None and "status" in self._dirty else None
         written = super().save(force_insert, only)
         if before is not None and "status" not in self._dirty:
+            self.forget_claim_if_over()
             log_after_commit(self._meta.database, self.id, before, self.status)
         return written
 
@@ -145,7 +146,7 @@ class PresentationJob(Queueable, Claimable, Reapable, Leased, Controllable, Revi
             return condition
         condition &= type(self).status == self.stored_status
         is_held = self.worker is not None and not self._dirty & {"worker", "attempt"}
-        return condition & self.fence() if is_held else condition
+        return condition & self.fence() if self.claim_token or is_held else condition
 
     def why_not_updated(self) -> Exception:
         if type(self).get_or_none(type(self).id == self.id) is None:
