@@ -174,7 +174,7 @@ def test_an_interrupt_ends_in_one_line() -> None:
     prelude = """
 import signal, sys, types
 fake = sys.modules["presgen.cli.demo"] = types.ModuleType("presgen.cli.demo")
-fake.run_demo = lambda *_: signal.raise_signal(signal.SIGINT)
+fake.run_demo = lambda *_, **__: signal.raise_signal(signal.SIGINT)
 """
     assert "interrupted" in refused(process("demo", prelude=prelude), code=128 + signal.SIGINT)
 
@@ -432,17 +432,20 @@ def test_a_bad_cursor_is_told_in_one_line(presgen: Presgen) -> None:
 
 
 def test_the_demo_gets_its_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    calls: list[tuple[Path, int, int, str | None]] = []
+    calls: list[tuple[object, ...]] = []
     fake = ModuleType("presgen.cli.demo")
-    fake.run_demo = lambda *arguments: calls.append(arguments)  # type: ignore[attr-defined]
+    fake.run_demo = lambda *arguments, chaos: calls.append((*arguments, chaos))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "presgen.cli.demo", fake)
 
     succeeded(run("demo"))
-    succeeded(run("demo", "--jobs", "3", "--workers", "1", "--database", "sqlite:///x", "--folder", str(tmp_path)))
+    options = ["--jobs", "3", "--workers", "1", "--database", "sqlite:///x", "--folder", str(tmp_path), "--chaos"]
+    succeeded(run("demo", *options))
     succeeded(run("--database", "sqlite:///y", "demo"))
 
     folder = Path("presgen-demo")
-    assert calls == [(folder, 4, 2, None), (tmp_path, 3, 1, "sqlite:///x"), (folder, 4, 2, "sqlite:///y")]
+    assert calls == [
+        (folder, 4, 2, None, False), (tmp_path, 3, 1, "sqlite:///x", True), (folder, 4, 2, "sqlite:///y", False),
+    ]  # fmt: skip
 
 
 def test_the_demo_without_its_libraries_names_the_extra(tmp_path: Path) -> None:
