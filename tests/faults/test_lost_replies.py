@@ -1,0 +1,238 @@
+"""What a worker is told when the server commits and the reply is lost: the truth, or that nobody knows it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psycopg2
+import pytest
+from chaos.proxy import CuttingProxy
+from chaos.server import CrashServer
+from fixtures.rows import stored
+
+from presgen import (
+    CommitUnknown,
+    DatabaseConfig,
+    DatabaseManager,
+    DatabaseUnavailable,
+    JobCancelled,
+    JobStatus,
+    LeaseLost,
+    PresentationJob,
+    User,
+    VoiceClone,
+    Worker,
+)
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[CrashServer]:
+    with TemporaryDirectory(prefix="presgen-replies-") as folder, CrashServer(Path(folder)) as server:
+        with DatabaseManager(server.url) as manager:
+            manager.migrate()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def proxy(server: CrashServer) -> Iterator[CuttingProxy]:
+    with CuttingProxy(server.socket) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def db(server: CrashServer, proxy: CuttingProxy) -> Iterator[DatabaseManager]:
+    """An open manager whose statements go through the proxy."""
+    config = DatabaseConfig(proxy.url_of(server.database), pool_timeout=5, connect_timeout=2)
+    with DatabaseManager(config) as manager:
+        yield manager
+        manager.database.execute_sql("TRUNCATE users, voice_clones, presentation_jobs, job_events")
+
+
+@pytest.fixture
+def claimed(db: DatabaseManager) -> PresentationJob:
+    user = User.create(name="Ada")
+    voice = VoiceClone.create(name="v", s3_path=f"/{next(_numbers)}.wav", owner=user)
+    PresentationJob.enqueue(owner=user, voice_clone=voice, s3_pptx_path="/x.pptx")
+    (job,) = PresentationJob.claim("w1", lease=5)
+    return job
+
+
+VERBS: list[tuple[str, Callable[[PresentationJob], None]]] = [
+    ("complete", lambda job: job.complete(s3_video_path="/v.mp4")),
+    ("advance", lambda job: job.advance(JobStatus.SYNTHESIZING_AUDIO, slides_count=4)),
+    ("fail, release", lambda job: job.fail("no", retry=False)),
+    ("fail, release", lambda job: job.fail("no")),
+    ("fail, release", lambda job: job.release()),
+    ("heartbeat", lambda job: job.heartbeat(progress=0.5, checkpoint=[1])),
+    ("heartbeat", lambda job: job.keep_alive()),
+]
+
+
+@pytest.mark.parametrize(("kind", "verb"), VERBS)
+def test_a_verb_whose_reply_is_lost_tells_what_became_of_it(
+    proxy: CuttingProxy, claimed: PresentationJob, kind: str, verb: Callable[[PresentationJob], None]
+) -> None:
+    cuts, events = proxy.cuts.total(), len(claimed.history())
+    proxy.order(kind)
+    verb(claimed)
+    assert proxy.cuts.total() == cuts + 1
+    now = stored(claimed)
+    assert now.status is claimed.status
+    if kind != "heartbeat":
+        assert now.__data__ == claimed.__data__
+        assert len(claimed.history()) == events + 1
+
+
+def test_the_end_is_the_first_writers_even_when_its_reply_was_lost(
+    proxy: CuttingProxy, claimed: PresentationJob
+) -> None:
+    copy = stored(claimed)
+    proxy.order("complete")
+    claimed.complete(s3_video_path="/first.mp4")
+    with pytest.raises(LeaseLost):
+        copy.complete(s3_video_path="/second.mp4")
+    assert stored(claimed).s3_video_path == "/first.mp4"
+
+
+def test_a_lost_reply_and_a_cancellation(proxy: CuttingProxy, claimed: PresentationJob) -> None:
+    stored(claimed).cancel()
+    proxy.order("heartbeat")
+    with pytest.raises(JobCancelled):
+        claimed.heartbeat(progress=0.5)
+    assert stored(claimed).progress == 0.5
+
+
+def test_what_cannot_be_verified_is_unknown_and_can_be_asked_again(
+    server: CrashServer, proxy: CuttingProxy, claimed: PresentationJob
+) -> None:
+    claimed.lease_seconds = 0.5
+    proxy.order("complete")
+    with unreachable(proxy):
+        with pytest.raises(CommitUnknown, match="read the rows again"):
+            claimed.complete(s3_video_path="/v.mp4")
+        assert claimed.status is JobStatus.PROCESSING_SLIDES
+    claimed.complete(s3_video_path="/v.mp4")
+    assert (claimed.status, stored(claimed).status) == (JobStatus.COMPLETED, JobStatus.COMPLETED)
+    assert [event.to_status for event in claimed.history()].count(JobStatus.COMPLETED) == 1
+
+
+def test_a_connection_that_died_in_hand_costs_a_verb_nothing(
+    server: CrashServer, db: DatabaseManager, claimed: PresentationJob
+) -> None:
+    with db.session():
+        PresentationJob.get()
+        terminate_all(server)
+        claimed.heartbeat(progress=0.5)
+        claimed.complete(s3_video_path="/v.mp4")
+    assert stored(claimed).status is JobStatus.COMPLETED
+
+
+def test_a_statement_that_was_never_sent_is_not_unknown(server: CrashServer, db: DatabaseManager) -> None:
+    with db.session():
+        User.select().count()
+        terminate_all(server)
+        with pytest.raises(DatabaseUnavailable, match="nothing uncommitted was kept"):
+            User.create(name="Ada")
+        User.create(name="Grace")
+    assert [user.name for user in User.select()] == ["Grace"]
+
+
+def test_a_single_write_whose_reply_is_lost_is_unknown(
+    proxy: CuttingProxy, db: DatabaseManager, claimed: PresentationJob
+) -> None:
+    given = {"owner": claimed.owner, "voice_clone": claimed.voice_clone, "s3_pptx_path": "/y.pptx"}
+    proxy.order("enqueue")
+    with pytest.raises(CommitUnknown) as caught:
+        PresentationJob.enqueue(**given, idempotency_key="k")
+    assert not caught.value.retryable
+    again = PresentationJob.enqueue(**given, idempotency_key="k")  # the key makes it safe to ask again
+    assert PresentationJob.select().where(PresentationJob.idempotency_key == "k").count() == 1
+    assert again.s3_pptx_path == "/y.pptx"
+
+
+def test_a_lost_reply_to_a_claim_is_unknown_and_the_lease_brings_the_job_back(
+    proxy: CuttingProxy, claimed: PresentationJob
+) -> None:
+    claimed.release()
+    proxy.order("claim")
+    with pytest.raises(CommitUnknown):
+        PresentationJob.claim("w2", lease=0.05)
+    assert stored(claimed).worker == "w2"
+    time.sleep(0.1)
+    assert PresentationJob.claim("w3") == []
+    assert stored(claimed).status is JobStatus.PENDING
+
+
+def test_a_lost_commit_of_ones_own_transaction_is_unknown(
+    proxy: CuttingProxy, db: DatabaseManager, claimed: PresentationJob
+) -> None:
+    proxy.order("COMMIT")
+    with pytest.raises(CommitUnknown), db.transaction():
+        claimed.complete(s3_video_path="/v.mp4")
+    assert stored(claimed).status is JobStatus.COMPLETED
+
+
+def test_a_verb_in_a_lost_transaction_is_not_repeated_outside_it(
+    server: CrashServer, db: DatabaseManager, claimed: PresentationJob
+) -> None:
+    with pytest.raises(DatabaseUnavailable), db.transaction():
+        User.create(name="goes with it")
+        terminate_all(server)
+        claimed.complete(s3_video_path="/v.mp4")
+    assert stored(claimed).status is JobStatus.PROCESSING_SLIDES
+
+
+def test_a_worker_waits_out_a_restart_in_the_middle_of_a_job(
+    server: CrashServer, proxy: CuttingProxy, db: DatabaseManager, claimed: PresentationJob
+) -> None:
+    claimed.release()
+    attempts: list[int] = []
+
+    def handler(job: PresentationJob) -> None:
+        attempts.append(job.attempt)
+        outage = unreachable(proxy)
+        outage.__enter__()
+        terminate_all(server)
+        threading.Timer(1.0, outage.__exit__, (None, None, None)).start()
+        job.advance(JobStatus.SYNTHESIZING_AUDIO)
+        job.complete(s3_video_path="/v.mp4")
+
+    assert Worker(db, handler, lease=20).drain() == 1
+    assert (stored(claimed).status, attempts) == (JobStatus.COMPLETED, [2])
+
+
+def test_a_verb_by_hand_does_not_wait_for_a_server_that_is_down(
+    proxy: CuttingProxy, db: DatabaseManager, claimed: PresentationJob
+) -> None:
+    db.database.close_all()
+    with unreachable(proxy), pytest.raises(DatabaseUnavailable, match="cannot connect"):
+        claimed.complete(s3_video_path="/v.mp4")
+
+
+@contextmanager
+def unreachable(proxy: CuttingProxy) -> Iterator[None]:
+    """New connections find no server; those that are open stay."""
+    socket, proxy.socket = proxy.socket, Path("nowhere")
+    try:
+        yield
+    finally:
+        proxy.socket = socket
+
+
+def terminate_all(server: CrashServer) -> None:
+    connection = psycopg2.connect(server.url)
+    connection.autocommit = True
+    connection.cursor().execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+        "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+    connection.close()
+    time.sleep(0.2)  # until the proxy has passed the end on
