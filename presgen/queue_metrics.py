@@ -19,9 +19,6 @@ EVENTS_SAMPLED: Final = 10_000
 RATE_WINDOW_SECONDS: Final = 300
 _PERCENTILES: Final = {"p50": 50, "p95": 95}
 
-# As literals: with parameters SQLite cannot tell that the partial index of running jobs fits.
-_RUNNING: Final = tuple(pw.SQL(f"'{status.value}'") for status in RUNNING)
-
 # The dead rows of the jobs, and the age of the oldest transaction, prepared ones included, that keeps vacuum from
 # removing what died after it began. A running VACUUM holds up no other one, so it does not count.
 _VACUUM: Final = """
@@ -102,7 +99,7 @@ def get_jobs_in_hand(limit: int) -> list[JobInHand]:
             elapsed_seconds(database, now, job.lease_expires_at),
             elapsed_seconds(database, job.updated_at, now),
         )
-        .where(job.status.in_(_RUNNING))
+        .where(job.status.among(RUNNING))
         .order_by(job.lease_expires_at.asc(nulls="last"), job.id)
         .limit(limit)
     )
@@ -114,14 +111,16 @@ def get_finished_per_minute() -> FinishedPerMinute:
     """The rates over the last RATE_WINDOW_SECONDS, or as far back as EVENTS_SAMPLED events go; one statement."""
     event, database = JobEvent, JobEvent._meta.database
     now = server_time(database)
-    recent = event.select(event.to_status, event.at).order_by(event.id.desc()).limit(EVENTS_SAMPLED).alias("recent")
+    columns = (event.from_status, event.to_status, event.at)
+    recent = event.select(*columns).order_by(event.id.desc()).limit(EVENTS_SAMPLED).alias("recent")
     to_status, at = recent.c.to_status, recent.c.at
+    was_running = recent.c.from_status.in_([stage.value for stage in RUNNING])
     ends = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.PENDING)
     count = pw.fn.COUNT(to_status)
     query = pw.Select(
         [recent],
         [
-            *(count.filter(to_status == end.value) for end in ends),
+            *(count.filter(was_running & (to_status == end.value)) for end in ends),
             count,
             elapsed_seconds(database, pw.fn.MIN(at), now),
         ],
@@ -143,7 +142,7 @@ def _unfinished_query(database: Any) -> Any:
             pw.fn.COUNT(job.id).filter(job.lease_expires_at < now).alias("expired"),
             attempts.alias("attempts"),
         )
-        .where(job.status.in_(_RUNNING))
+        .where(job.status.among(RUNNING))
         .alias("running")
     )
     is_due = (job.run_at <= now) & (job.attempt < job.max_attempts)
@@ -192,7 +191,7 @@ def _stages_query(database: Any) -> Any:
     ).alias("stays")
     measured = (
         pw.Select([stays], [stays.c.stage, elapsed_seconds(database, stays.c.began, stays.c.ended).alias("seconds")])
-        .where(stays.c.ended.is_null(False), stays.c.stage.in_(_RUNNING))
+        .where(stays.c.ended.is_null(False), stays.c.stage.in_([stage.value for stage in RUNNING]))
         .alias("measured")
     )
     by_stage = [measured.c.stage]

@@ -167,7 +167,7 @@ def test_all_dead_letters_go_back_at_once_with_an_attempt_left(enqueue: Enqueue,
         assert (job.worker, job.completed_at, job.error_message) == (None, None, "outage")
         assert [event.to_status for event in job.history()] == ["processing_slides", "failed", "pending"]
     assert len(PresentationJob.claim("w2", 5)) == 3
-    assert PresentationJob.retry_many() == 0
+    assert PresentationJob.retry_many(everything=True) == 0
 
 
 def test_only_the_named_dead_letters_are_retried(bury: Bury, enqueue: Enqueue) -> None:
@@ -207,7 +207,7 @@ def test_many_dead_letters_go_back_in_bounded_statements(
     monkeypatch.setattr(revivable, "RETRY_BATCH", 10)
     bury_many(bury(), 24)
     statements.clear()
-    assert PresentationJob.retry_many() == 25
+    assert PresentationJob.retry_many(everything=True) == 25
     assert len(statements) == 4  # 10, 10, 5, and none
     assert PresentationJob.select().where(PresentationJob.status == JobStatus.PENDING).count() == 25
 
@@ -226,7 +226,7 @@ def test_a_job_that_fails_again_meanwhile_is_not_retried_twice(
             db.database.execute_sql("UPDATE presentation_jobs SET status = 'failed' WHERE status = 'pending'")
 
     db.database.query_hooks.append(fail_again)
-    assert PresentationJob.retry_many() == 5
+    assert PresentationJob.retry_many(everything=True) == 5
     assert [len(job.history()) for job in jobs] == [3] * 5
 
 
@@ -239,7 +239,7 @@ def test_of_an_owners_jobs_with_one_key_the_newest_goes_back(
         older, newer, plain = bury(idempotency_key=key), bury(idempotency_key=key), bury()
         hers = bury(idempotency_key=key, **stranger)
         assert PresentationJob.retry_many([older.id, newer.id, plain.id, hers.id]) == 3
-        assert PresentationJob.retry_many() == 0
+        assert PresentationJob.retry_many(everything=True) == 0
         assert [stored(job).status for job in (older, newer, plain, hers)] == ["failed", *["pending"] * 3]
         assert PresentationJob.retry_many([older.id]) == 0
         older.delete_instance()
@@ -251,7 +251,7 @@ def test_a_key_that_an_unfinished_job_has_keeps_only_its_own_dead_letter(
     dead, other = bury(idempotency_key="deck-1"), bury(idempotency_key="deck-2")
     hers = bury(idempotency_key="deck-1", **stranger)
     enqueue(idempotency_key="deck-1")
-    assert PresentationJob.retry_many() == 2
+    assert PresentationJob.retry_many(everything=True) == 2
     assert [stored(job).status for job in (dead, other, hers)] == ["failed", "pending", "pending"]
     with pytest.raises(ConstraintViolation):
         dead.retry()
@@ -262,11 +262,11 @@ def test_a_transaction_that_is_undone_takes_the_retries_back(bury: Bury, db: Dat
     caplog.set_level(logging.INFO, logger="database")
     caplog.clear()
     with pytest.raises(ZeroDivisionError), db.transaction():
-        assert PresentationJob.retry_many() == 1
+        assert PresentationJob.retry_many(everything=True) == 1
         raise ZeroDivisionError
     assert stored(job).status is JobStatus.FAILED
     assert caplog.messages == []
-    PresentationJob.retry_many()
+    PresentationJob.retry_many(everything=True)
     assert caplog.messages == [f"Job {job.id} status changed: failed -> pending"]
 
 
@@ -279,7 +279,7 @@ def test_operators_who_retry_at_once_share_the_jobs(
 
     def retry() -> None:
         start.wait()
-        numbers.append(PresentationJob.retry_many())
+        numbers.append(PresentationJob.retry_many(everything=True))
 
     threads = [threading.Thread(target=retry) for _ in range(4)]
     for thread in threads:

@@ -614,3 +614,12 @@ def test_changes_of_status_are_logged(job: PresentationJob, caplog: pytest.LogCa
             "pending -> cancelled",
         )
     ]
+
+
+def test_a_deleted_job_that_has_the_key_is_nobodys_twin(enqueue: Enqueue) -> None:
+    job = enqueue(idempotency_key="k")
+    PresentationJob.update(deleted_at=job.created_at).execute()
+    with pytest.raises(
+        ConstraintViolation, match=f"job {job.id} has the idempotency key, is not finished and was deleted"
+    ):
+        enqueue(idempotency_key="k")

@@ -155,11 +155,12 @@ def test_only_the_latest_events_are_measured(
 
 
 def test_rates_are_those_of_the_last_minutes(db: DatabaseManager, job: PresentationJob) -> None:
-    record(job, (JobStatus.COMPLETED, 400.0))
+    slides, pending = JobStatus.PROCESSING_SLIDES, JobStatus.PENDING
+    record(job, (slides, 401.0), (JobStatus.COMPLETED, 400.0))
     for _ in range(10):
-        record(job, (JobStatus.COMPLETED, 200.0))
-    for _ in range(5):
-        record(job, (JobStatus.FAILED, 20.0), (JobStatus.PENDING, 10.0), (JobStatus.PROCESSING_SLIDES, 5.0))
+        record(job, (slides, 201.0), (JobStatus.COMPLETED, 200.0))
+    for _ in range(5):  # what is retried by hand comes back too, but no attempt has ended then
+        record(job, (slides, 25.0), (JobStatus.FAILED, 20.0), (pending, 18.0), (slides, 15.0), (pending, 10.0))
 
     assert get_finished_per_minute() == queue_metrics.FinishedPerMinute(completed=2, failed=1, returned=1)
 

@@ -11,12 +11,14 @@ from fixtures.rows import Enqueue, stored
 
 from presgen import (
     DatabaseManager,
+    DatabaseUnavailable,
     InvalidTransition,
     JobCancelled,
     JobEvent,
     JobStatus,
     LeaseLost,
     PresentationJob,
+    PresgenError,
     ValidationError,
     Worker,
 )
@@ -193,6 +195,36 @@ def test_wait_ends_at_its_timeout(db: DatabaseManager, job: PresentationJob) -> 
         job.wait(timeout=-1)
 
 
+def test_wait_refuses_to_wait_in_vain(db: DatabaseManager, enqueue: Enqueue) -> None:
+    deleted, gone = enqueue(), enqueue()
+    with db.transaction(), pytest.raises(PresgenError, match="inside a transaction"):
+        deleted.wait(timeout=1)
+    PresentationJob.update(deleted_at=deleted.created_at).where(PresentationJob.id == deleted.id).execute()
+    with pytest.raises(PresgenError, match="was deleted while it was pending"):
+        deleted.wait(timeout=1)
+    gone.delete_instance()
+    with pytest.raises(PresgenError, match=f"job {gone.id} was deleted"):
+        gone.wait(timeout=1)
+
+
+def test_wait_sits_out_an_outage(job: PresentationJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    look, looks = PresentationJob._look, []
+
+    def flaky(self: PresentationJob) -> JobStatus:
+        looks.append(1)
+        if len(looks) == 2:
+            raise DatabaseUnavailable("restarting")
+        if len(looks) == 3:
+            stored(job).cancel()
+        return look(self)
+
+    monkeypatch.setattr(PresentationJob, "_look", flaky)
+    assert job.wait(timeout=20) is JobStatus.CANCELLED
+    looks[:] = [1]
+    with pytest.raises(DatabaseUnavailable):  # a database that does not answer to begin with is no outage to sit out
+        job.wait(timeout=20)
+
+
 def test_a_lease_is_kept_alive_for_a_loop_written_by_hand(enqueue: Enqueue) -> None:
     job = enqueue()
     (claimed,) = PresentationJob.claim("w1", lease=0.6)
@@ -213,8 +245,32 @@ def test_a_lost_lease_shows_at_the_next_verb(claimed: PresentationJob) -> None:
         claim_is_lost(claimed)
         with pytest.raises(LeaseLost):
             claimed.heartbeat()
-    with pytest.raises(ValidationError, match="every"), claimed.lease(every=0):
-        pass
+    for every in (0, 60, 3600):
+        with pytest.raises(ValidationError, match="every"), claimed.lease(every=every):
+            pass
+
+
+def test_what_a_handler_does_to_its_instance_does_not_end_its_heartbeats(db: DatabaseManager, enqueue: Enqueue) -> None:
+    job = enqueue()
+
+    def handler(job: PresentationJob) -> None:
+        first = stored(job).lease_expires_at
+        job.attempt, job.worker = 99, "forged"
+        deadline = time.monotonic() + 20
+        while stored(job).lease_expires_at <= first:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    Worker(db, handler, lease=0.6).run_once()
+    assert stored(job).error_message == "the handler returned without completing the job"
+
+
+def test_only_a_cancelled_job_can_be_acknowledged(claimed: PresentationJob) -> None:
+    with pytest.raises(InvalidTransition, match="nobody has asked to cancel it"):
+        claimed.acknowledge_cancellation()
+    stored(claimed).cancel()
+    claimed.acknowledge_cancellation()
+    assert stored(claimed).status is JobStatus.CANCELLED
 
 
 @pytest.mark.parametrize("look", ["wait", "cancel", "retry"])

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from presgen import DatabaseManager, JobStatus, PresentationJob, User, ValidationError, VoiceClone, Worker
+from presgen.models.chosen import update_chosen
 
 Fill = Callable[..., User]
 
@@ -94,6 +95,35 @@ def test_a_cap_holds_while_another_claim_is_not_committed(db: DatabaseManager, f
         done.wait(0.5)  # a claim that does not wait is through by then
     thread.join(30)
     assert (len(first), len(taken)) == (4, 0)
+
+
+@pytest.mark.parametrize("options", [{"fair": True}, {"max_per_owner": 9}])
+def test_a_job_that_changes_while_it_is_ranked_is_looked_at_again(
+    postgresql: str, db: DatabaseManager, fill: Fill, options: dict[str, object]
+) -> None:
+    """The claim ranks, waits for nothing, and finds the rows of a transaction that has just been committed."""
+    owner = fill("one", 1)
+    job = PresentationJob.get(PresentationJob.owner == owner)
+    sql, parameters = update_chosen_sql(options)
+    change = "UPDATE presentation_jobs SET run_at = now() + interval '1 hour', deleted_at = now() WHERE id = %s"
+    slow = sql.replace('FROM "ranked"', 'FROM "ranked", pg_sleep(0.6) AS pause', 1)
+    assert slow != sql
+    timer = threading.Timer(0.2, lambda: change_elsewhere(db, change, job.id))
+    timer.start()
+    assert db.database.execute_sql(slow, parameters).fetchall() == []
+    timer.join()
+
+
+def update_chosen_sql(options: dict[str, object]) -> tuple[str, list[object]]:
+    chosen, ctes = PresentationJob._due_by_owner(1, options.get("fair", False), options.get("max_per_owner"))
+    claim = update_chosen(PresentationJob, chosen, PresentationJob._taken("w1", 60.0), ctes=ctes)
+    sql, parameters = claim.returning(PresentationJob.id).sql()
+    return sql, parameters
+
+
+def change_elsewhere(db: DatabaseManager, statement: str, job_id: int) -> None:
+    with db.session() as database:
+        database.execute_sql(statement, (job_id,))
 
 
 CLAIMER = """

@@ -101,7 +101,7 @@ def retry_dead(context: click.Context, /, job_ids: tuple[int, ...], every: bool,
     if every == bool(job_ids) or (is_narrowed and not every):
         raise click.UsageError("name the jobs by their ids, or say --all, which the other options may narrow")
     open_manager(context)
-    retried = PresentationJob.retry_many(None if every else job_ids, **narrowing)
+    retried = PresentationJob.retry_many(None if every else job_ids, everything=every, **narrowing)
     click.echo(f"jobs put back into the queue: {retried}")
     left = len(set(job_ids)) - retried
     if left > 0:

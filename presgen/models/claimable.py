@@ -53,6 +53,8 @@ class Claimable:
         with session(cls._meta.database) as database, ExitStack() as stack:
             cls.reap()
             if max_per_owner is not None:
+                if not cls._due(1).exists():
+                    return []  # idle workers do not queue up for the lock
                 stack.enter_context(database.atomic())
                 if not is_sqlite(database):
                     database.execute_sql(_ONE_AT_A_TIME)
@@ -101,8 +103,7 @@ class Claimable:
         due = (
             cls.select(cls.id)
             .join(candidates, on=(candidates.c.id == cls.id))
-            # Again, for a row that somebody else has claimed since it was ranked.
-            .where(cls.status == JobStatus.PENDING)
+            .where(cls._is_due())  # again, for a row that has changed since it was ranked
             .order_by(*([candidates.c.share] if fair else []), *_by_urgency(cls))
             .limit(limit)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any, Final
@@ -12,7 +13,7 @@ import peewee as pw
 
 from ..clock import database_now
 from ..context import session
-from ..errors import InvalidTransition
+from ..errors import DatabaseUnavailable, InvalidTransition, PoolTimeout, PresgenError
 from ..status import RUNNING, UNFINISHED, JobStatus
 from .fenced import in_seconds, log_after_commit
 from .outcomes import entered, requeued
@@ -67,25 +68,42 @@ class Controllable:
     def wait(self: Any, timeout: timedelta | float | None = None) -> JobStatus:
         """Wait until the job is completed, failed or cancelled, whoever works on it; gives that status.
 
-        Looks at the database, less and less often (at most once a second), shows the row as it is then, and holds
-        no connection in between. `timeout` is seconds or a timedelta, None for ever; raises TimeoutError.
+        Looks at the database, less and less often (at most once a second), and holds no connection in between; an
+        outage that begins meanwhile is waited out. Shows the row as it is in the end. `timeout` is seconds or a
+        timedelta, None for ever. Raises TimeoutError, and PresgenError where it would wait in vain: in a transaction,
+        and for a job that was deleted.
         """
+        if self._meta.database is not None and self._meta.database.in_transaction():
+            raise PresgenError(f"wait() for job {self.id} inside a transaction may never see its end: commit first")
         deadline = None
         if timeout is not None:
-            deadline = time.monotonic() + (in_seconds(timeout, "timeout") if timeout else 0.0)  # 0 looks once
+            deadline = time.monotonic() + in_seconds(timeout, "timeout", or_zero=True)
+        status: JobStatus = self._look()
         pause = _FIRST_LOOK_SECONDS
-        while True:
-            with session(self._meta.database):
-                now = type(self).get_by_id(self.id)
-            self._show(now)
-            status: JobStatus = now.status
-            if status.is_finished:
-                return status
+        while not status.is_finished:
             left = pause if deadline is None else deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError(f"job {self.id} is still {status}")
+                raise TimeoutError(f"job {self.id} is still {status}; is a worker running?")
             time.sleep(min(pause, left))
             pause = min(1.5 * pause, _LOOK_EVERY_MAX_SECONDS)
+            with suppress(DatabaseUnavailable, PoolTimeout):
+                status = self._look()
+        return status
+
+    def _look(self: Any) -> JobStatus:
+        """The stored status; the instance shows the row once that is an end or another one than it shows."""
+        cls = type(self)
+        with session(self._meta.database):
+            status: JobStatus
+            found = cls.select(cls.status, cls.deleted_at).where(cls.id == self.id).tuples().first()
+            if found is None:
+                raise PresgenError(f"job {self.id} was deleted")
+            status, deleted_at = found
+            if deleted_at is not None and not status.is_finished:
+                raise PresgenError(f"job {self.id} was deleted while it was {status}, and is claimed no more")
+            if status is not self.status or status.is_finished:
+                self._show(cls.get_by_id(self.id))
+        return status
 
     def _show(self: Any, now: Any, *, written: Collection[Any] = ()) -> None:
         """Let the instance show the row as it is, but for what is not saved yet."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from itertools import count
@@ -14,7 +15,17 @@ from typing import Any, Final
 import peewee as pw
 
 from ..context import session
-from ..errors import CommitUnknown, DatabaseUnavailable, JobCancelled, LeaseLost, PoolTimeout, ValidationError
+from ..errors import (
+    CommitUnknown,
+    DatabaseBusy,
+    DatabaseUnavailable,
+    InvalidTransition,
+    JobCancelled,
+    LeaseLost,
+    PoolTimeout,
+    PresgenError,
+    ValidationError,
+)
 from ..status import RUNNING, JobStatus
 from ..validation import between, number, positive
 
@@ -22,8 +33,12 @@ logger = logging.getLogger("database")
 
 DEFAULT_LEASE: Final = timedelta(seconds=60)
 DURATION_MAX_SECONDS: Final = 1_000_000
+# After these the same fenced write may be sent again.
+REPEATED: Final = (CommitUnknown, DatabaseUnavailable, DatabaseBusy, PoolTimeout)
 _FIRST_REPEAT_SECONDS: Final = 0.05
 _REPEAT_MAX_SECONDS: Final = 1.0
+# What tells one end of an attempt from another, that of the rescue of an expired lease above all.
+_TELLING: Final = ("error_message", "run_at", "s3_video_path")
 
 
 def log_job_status_change(job_id: int, old_status: JobStatus, new_status: JobStatus) -> None:
@@ -37,12 +52,12 @@ def log_after_commit(database: Any, job_id: int, old_status: JobStatus, new_stat
     database.after_commit(partial(log_job_status_change, job_id, old_status, new_status))
 
 
-def in_seconds(duration: timedelta | float, name: str) -> float:
+def in_seconds(duration: timedelta | float, name: str, *, or_zero: bool = False) -> float:
     """A duration in seconds, plain numbers being seconds already; raises ValidationError unless it is positive."""
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
     try:
         seconds = number(seconds)
-        return float(between(0, DURATION_MAX_SECONDS)(positive()(seconds)))
+        return float(between(0, DURATION_MAX_SECONDS)(seconds if or_zero else positive()(seconds)))
     except ValidationError as error:
         raise ValidationError(f"{name} {error}", field=name, rule=error.rule) from None
 
@@ -63,69 +78,8 @@ class Fenced:
     """
     waits_out_outages = False
     """Whether a verb waits for a database that is down, for as long as its lease lasts."""
-    unknown_write: CommitUnknown | None = None
-    """The lost reply that the next verb has to look behind."""
-
-    def write_fenced(self: Any, row: dict[Any, Any], *, cancelled: bool = False) -> None:
-        """Write the row in one statement and show it on the instance.
-
-        Raises LeaseLost or JobCancelled, and then has written nothing. With `cancelled` the write is for jobs
-        whose cancellation was asked for, else for the others.
-        """
-        cls = type(self)
-        before, target = self.status, row.get(cls.status, self.status)
-        asked = self.fence() & (cls.status == before) & cls.cancel_requested_at.is_null(not cancelled)
-        row = cls.touched(row)
-        computed = [field for field, value in row.items() if isinstance(value, pw.Node)]
-        query = pw.ModelUpdate(cls, row).where(asked).returning(*computed).tuples()
-
-        def applied_before() -> Any:
-            """The row, if the transition is on record under our fence."""
-            if before is target or not self._is_on_record(before, target):
-                return None
-            return cls.select(*computed).where(cls.id == self.id).tuples().get()
-
-        written = self.execute_fenced(query, applied_before)
-        self.take_over({**row, **dict(zip(computed, written, strict=True))})
-        self.forget_claim_if_over()
-        log_after_commit(self._meta.database, self.id, before, self.status)
-
-    def execute_fenced(self: Any, query: Any, applied_before: Callable[[], Any] = lambda: None) -> tuple[Any, ...]:
-        """The row that a fenced write returns; `applied_before` is asked for it after a lost reply.
-
-        A lost reply leaves open whether the write was applied. Under the fence it cannot be applied twice, so it is
-        repeated on a fresh connection for as long as the lease lasts; then CommitUnknown says that nobody knows.
-        Raises LeaseLost or JobCancelled when the fence let nothing through, DatabaseUnavailable when it was never sent.
-        """
-        database, pause = self._meta.database, _FIRST_REPEAT_SECONDS
-        deadline = time.monotonic() + self.lease_seconds
-        for tries in count():
-            try:
-                with session(database):
-                    row = next(iter(query.execute()), None) or (self.unknown_write and applied_before())
-                    if not row:
-                        raise self.why_not_written()
-                self.unknown_write = None
-                return row  # type: ignore[no-any-return]
-            except (CommitUnknown, DatabaseUnavailable, PoolTimeout) as error:
-                if isinstance(error, CommitUnknown):
-                    self.unknown_write = error
-                is_patient = self.unknown_write is not None or self.waits_out_outages
-                if database.in_transaction() or time.monotonic() > deadline or (tries and not is_patient):
-                    raise self.unknown_write or error from None
-                logger.warning("Job %s: %s; trying again", self.id, type(error).__name__)
-            if tries:  # the first repeat only needs another connection than the one that had died
-                time.sleep(pause * random.uniform(0.5, 1.5))
-                pause = min(2 * pause, _REPEAT_MAX_SECONDS)
-        raise AssertionError("unreachable")
-
-    def _is_on_record(self: Any, before: JobStatus, target: JobStatus) -> bool:
-        """Whether this attempt of this worker has made the transition."""
-        event = type(self).events.rel_model
-        worker, attempt = self.holder()
-        by_worker = event.worker.is_null() if worker is None else event.worker == worker
-        mine = (event.job == self.id) & (event.attempt == attempt) & by_worker
-        return bool(event.select(event.id).where(mine, event.from_status == before, event.to_status == target).exists())
+    unknown_change: tuple[JobStatus, JobStatus] | None = None
+    """The change of status of which CommitUnknown was raised: called again, the verb looks whether it was made."""
 
     @classmethod
     def in_hand(cls: Any, job_id: int, *, worker: str, attempt: int) -> Any:
@@ -137,24 +91,89 @@ class Fenced:
             job.claim_token = (worker, attempt)
         return job
 
+    def lease_keeper(self: Any) -> Any:
+        """An instance of its own for another thread, which nothing that is done with this one touches."""
+        keeper = copy.copy(self)
+        keeper.__data__, keeper.__rel__, keeper._dirty = dict(self.__data__), {}, set()
+        return keeper
+
     def holder(self: Any) -> tuple[str | None, int]:
         """The worker and the attempt for which this instance writes: its claim's, unless somebody assigned others."""
         is_assigned = self._dirty & {"worker", "attempt"}
         return self.claim_token if self.claim_token and not is_assigned else (self.worker, self.attempt)
 
-    def forget_claim_if_over(self: Any) -> None:
+    def fence(self: Any) -> Any:
+        """The condition under which the row is still in this worker's hand."""
+        cls = type(self)
+        return (cls.id == self.id) & self._is_holder(cls)
+
+    def write_fenced(self: Any, row: dict[Any, Any], *, cancelled: bool = False) -> None:
+        """Write the row in one statement and show it on the instance.
+
+        Raises LeaseLost or JobCancelled, and then has written nothing. With `cancelled` the write is for jobs
+        whose cancellation was asked for, else for the others.
+        """
+        cls = type(self)
+        change = (self.status, row.get(cls.status, self.status))
+        asked = self.fence() & (cls.status == self.status) & cls.cancel_requested_at.is_null(not cancelled)
+        row = cls.touched(row)
+        computed = [field for field, value in row.items() if isinstance(value, pw.Node)]
+        query = pw.ModelUpdate(cls, row).where(asked).returning(*computed).tuples()
+
+        def applied_before() -> Any:
+            now = self._stored_as(change, row)
+            return now and [now.__data__[field.name] for field in computed]
+
+        try:
+            written = self.execute_fenced(query, applied_before, may_be_applied=self.unknown_change == change)
+        except CommitUnknown:
+            self.unknown_change = change
+            raise
+        self.unknown_change = None
+        self.take_over({**row, **dict(zip(computed, written, strict=True))})
+        self.forget_claim_if_pending()
+        log_after_commit(self._meta.database, self.id, *change)
+
+    def execute_fenced(
+        self: Any, query: Any, applied_before: Callable[[], Any] = lambda: None, *, may_be_applied: bool = False
+    ) -> Sequence[Any]:
+        """The row that a fenced write returns; `applied_before` is asked for it after a lost reply.
+
+        A lost reply leaves open whether the write was applied. Under the fence it cannot be applied twice, so it is
+        repeated on a fresh connection for as long as the lease lasts; then CommitUnknown says that nobody knows.
+        So is a write that the database was too busy for. Raises LeaseLost or JobCancelled when the fence let nothing
+        through, DatabaseUnavailable when it was never sent.
+        """
+        database, pause = self._meta.database, _FIRST_REPEAT_SECONDS
+        deadline = time.monotonic() + self.lease_seconds
+        unknown: CommitUnknown | None = None
+        for tries in count():
+            try:
+                with session(database):
+                    written = next(iter(query.execute()), None)
+                    if written is None and (may_be_applied or unknown is not None):
+                        written = applied_before()
+                    if written is None:
+                        raise self.why_not_written()
+                return written  # type: ignore[no-any-return]
+            except REPEATED as error:
+                unknown = error if isinstance(error, CommitUnknown) else unknown
+                is_patient = unknown or self.waits_out_outages or isinstance(error, DatabaseBusy)
+                if database.in_transaction() or time.monotonic() > deadline or (tries and not is_patient):
+                    raise unknown or error from None
+                if not tries:
+                    logger.warning("Job %s: %s; trying again", self.id, type(error).__name__)
+            if tries:  # the first repeat only needs another connection than the one that had died
+                time.sleep(pause * random.uniform(0.5, 1.5))
+                pause = min(2 * pause, _REPEAT_MAX_SECONDS)
+        raise AssertionError("unreachable")
+
+    def forget_claim_if_pending(self: Any) -> None:
         """A job that its holder has put back into the queue is nobody's."""
         if self.status is JobStatus.PENDING:
             self.claim_token = None
 
-    def fence(self: Any) -> Any:
-        """The condition under which the row is still in this worker's hand."""
-        cls = type(self)
-        worker, attempt = self.holder()
-        by_worker = cls.worker.is_null() if worker is None else cls.worker == worker
-        return (cls.id == self.id) & (cls.attempt == attempt) & by_worker
-
-    def why_not_written(self: Any) -> LeaseLost | JobCancelled:
+    def why_not_written(self: Any) -> PresgenError:
         """The error that explains why the fence let nothing through."""
         cls = type(self)
         now = cls.get_or_none(cls.id == self.id)
@@ -165,6 +184,8 @@ class Fenced:
             return cancelled
         worker, attempt = self.holder()
         if (now.status, now.worker, now.attempt) == (self.status, worker, attempt):
+            if now.status.is_running:
+                return InvalidTransition(f"job {self.id}: nobody has asked to cancel it; cancel() does")
             return LeaseLost(f"job {self.id} is {now.status}; only a running job has a lease")
         return LeaseLost(
             f"job {self.id} is {now.status} at attempt {now.attempt} of {now.worker or 'nobody'}, "
@@ -174,3 +195,29 @@ class Fenced:
     def cancelled_error(self: Any) -> JobCancelled:
         """The error that tells a handler to let go of the job."""
         return JobCancelled(f"job {self.id} was cancelled; drop its work")
+
+    def _is_holder(self: Any, columns: Any) -> Any:
+        """Whether a row of jobs or of events is of this instance's claim."""
+        worker, attempt = self.holder()
+        return (columns.attempt == attempt) & (columns.worker.is_null() if worker is None else columns.worker == worker)
+
+    def _stored_as(self: Any, change: tuple[JobStatus, JobStatus], row: dict[Any, Any]) -> Any:
+        """The stored job, if an earlier try of this very write made the change; None if none did.
+
+        The record tells that an attempt of this worker's made it. Only a worker enters stages; but a rescue ends
+        attempts as well, in the worker's name, and leaves other columns behind than this write. Raises CommitUnknown
+        when the job has gone on since, and nobody can tell the two apart.
+        """
+        cls, (before, after) = type(self), change
+        event = cls.events.rel_model
+        made = event.select().where(event.job == self.id, event.from_status == before, event.to_status == after)
+        if before is after or not made.where(self._is_holder(event)).exists():
+            return None
+        now = cls.get_by_id(self.id)
+        if after.is_running:
+            return now
+        if (now.status, now.attempt) != (after, self.holder()[1]):
+            raise CommitUnknown(f"job {self.id} went from {before} to {after} and on; see its history()")
+        left = {name: row.get(cls._meta.fields[name], self.__data__.get(name)) for name in _TELLING}
+        is_ours = all(isinstance(value, pw.Node) or now.__data__[name] == value for name, value in left.items())
+        return now if is_ours else None

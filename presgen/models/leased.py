@@ -73,7 +73,7 @@ class Leased(Fenced):
             raise self.cancelled_error()
 
     def keep_alive(self: Any) -> None:
-        """Extend the lease and leave the instance alone, so that another thread than the handler's may call it."""
+        """Extend the lease and leave the instance as it is."""
         if self._sign_of_life({})[type(self).cancel_requested_at] is not None:
             raise self.cancelled_error()
 
@@ -81,11 +81,15 @@ class Leased(Fenced):
     def lease(self: Any, *, every: timedelta | float | None = None) -> Iterator[Any]:
         """Keep the lease alive from a thread for the block; for loops written by hand.
 
-        `every` so many seconds (or a timedelta), by default three times a lease. That the job was lost or
-        cancelled raises at its next verb, not here.
+        `every` is the time between two signs of life (seconds or a timedelta), by default a third of the lease.
+        That the job was lost or cancelled raises at its next verb, not here.
         """
         seconds = self.lease_seconds / HEARTBEATS_PER_LEASE if every is None else in_seconds(every, "every")
-        with Heartbeat(self.keep_alive, every_seconds=seconds, name=f"heartbeat of job {self.id}"):
+        if seconds >= self.lease_seconds:
+            raise ValidationError(
+                f"every must be less than the lease of {self.lease_seconds:g} s", field="every", rule="range"
+            )
+        with Heartbeat(self.lease_keeper().keep_alive, every_seconds=seconds, name=f"heartbeat of job {self.id}"):
             yield self
 
     def _sign_of_life(self: Any, row: dict[Any, Any]) -> dict[Any, Any]:
@@ -167,7 +171,7 @@ class Leased(Fenced):
 def _said(error: BaseException) -> str:
     try:
         return str(error).strip()
-    except Exception as failure:
+    except BaseException as failure:
         return f"its text cannot be had: {type(failure).__name__}"
 
 

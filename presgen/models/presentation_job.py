@@ -135,7 +135,7 @@ class PresentationJob(Queueable, Claimable, Reapable, Leased, Controllable, Revi
         before = self.stored_status if self._pk is not None and "status" in self._dirty else None
         written = super().save(force_insert, only)
         if before is not None and "status" not in self._dirty:
-            self.forget_claim_if_over()
+            self.forget_claim_if_pending()
             log_after_commit(self._meta.database, self.id, before, self.status)
         return written
 

@@ -11,7 +11,7 @@ import peewee as pw
 from ..bulk_copy import copy_rows
 from ..clock import database_now, is_sqlite
 from ..context import session
-from ..errors import ValidationError
+from ..errors import ConstraintViolation, ValidationError
 from ..status import UNFINISHED
 
 _SQLITE_BATCH: Final = 500
@@ -52,6 +52,11 @@ class Queueable:
             while True:  # until there is a twin, or none: it may be finished between the two statements
                 inserted = insert.on_conflict(action="nothing").execute()
                 job = next(iter(inserted), None) or cls.get_or_none(twin)
+                if job is not None and job.deleted_at is not None:
+                    raise ConstraintViolation(
+                        f"job {job.id} has the idempotency key, is not finished and was deleted; cancel it first",
+                        constraint="idx_presentation_jobs_idempotency_key",
+                    )
                 if job is not None:
                     return job
 

@@ -16,8 +16,6 @@ from .outcomes import entered, requeued
 # A bound on how many expired leases one claim takes back, so that a claim stays short after an outage.
 REAP_LIMIT: Final = 100
 LEASE_EXPIRED: Final = "the worker's lease expired: it crashed, hung or lost its connection"
-# As literals: with parameters SQLite cannot tell that the partial index of running jobs fits.
-_RUNNING: Final = tuple(pw.SQL(f"'{status.value}'") for status in RUNNING)
 
 
 class Reapable:
@@ -32,7 +30,7 @@ class Reapable:
         """
         lost = (
             cls.select(cls.id)
-            .where(cls.status.in_(_RUNNING), cls.lease_expires_at < cls.server_time())
+            .where(cls.status.among(RUNNING), cls.lease_expires_at < cls.server_time())
             .order_by(cls.id)
             .limit(REAP_LIMIT)
         )

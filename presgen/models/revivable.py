@@ -17,8 +17,6 @@ from .outcomes import requeued
 
 # Rows that one statement locks and writes: a million dead letters must not hold their locks all at once.
 RETRY_BATCH: Final = 500
-# As literals, so that SQLite too can tell that the partial index of idempotency keys fits.
-_UNFINISHED: Final = tuple(pw.SQL(f"'{status.value}'") for status in UNFINISHED)
 
 
 class Revivable:
@@ -55,15 +53,18 @@ class Revivable:
         return self.status is JobStatus.FAILED and self.deleted_at is None
 
     @classmethod
-    def retry_many(cls: Any, ids: Iterable[int] | None = None, **conditions: Any) -> int:
+    def retry_many(cls: Any, ids: Iterable[int] | None = None, *, everything: bool = False, **conditions: Any) -> int:
         """Put dead letters back into the queue, each with at least one more attempt; gives their number.
 
-        Those of `ids`, or all; `conditions` are dead_letters()'s and narrow either. Ids of other jobs are passed
-        over. Of jobs with one idempotency key only the newest goes back, and none while an unfinished job has it.
+        Those of `ids`, those that `conditions` (dead_letters()'s) choose, or those of both; all of them only with
+        `everything`, else ValidationError is raised. Ids of other jobs are passed over. Of jobs with one idempotency
+        key only the newest goes back, and none while an unfinished job has it.
         Each statement takes at most RETRY_BATCH jobs and commits them, unless the caller has a transaction; a job
         that fails again meanwhile is not taken twice. Raises ConstraintViolation when a key is enqueued in this very
         moment: then the last batch is undone, and the same call may be made again.
         """
+        if ids is None and not everything and all(value is None for value in conditions.values()):
+            raise ValidationError("name the ids or a condition, or say everything=True", field="ids", rule="required")
         letters = cls.dead_letters(**conditions)
         with session(cls._meta.database):
             if ids is None:
@@ -99,7 +100,7 @@ class Revivable:
             twin.select(twin.id).where(
                 twin.owner == cls.owner,
                 twin.idempotency_key == cls.idempotency_key,
-                twin.status.in_(_UNFINISHED),
+                twin.status.among(UNFINISHED),
             )
         )
         chosen = (

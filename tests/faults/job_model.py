@@ -272,6 +272,8 @@ class Queue:
         if not may_become(hand.status, JobStatus.CANCELLED):
             return InvalidTransition
         row, refusal = self._written_by(hand, cancelled=True)
+        if row is not None and row.status.is_running and not row.asked_to_cancel and self._shows(hand, row):
+            return InvalidTransition
         if row is not None and refusal is None:
             row.enter(JobStatus.CANCELLED)
             hand.see(row)
@@ -302,6 +304,9 @@ class Queue:
         """The row, if the fence lets the instance write it."""
         row = self.rows.get(hand.job.id)
         return row if row is not None and (row.worker, row.attempt) == hand.holder else None
+
+    def _shows(self, hand: Hand, row: Row) -> bool:
+        return self._held(hand) is row and hand.status is row.status
 
     def _written_by(self, hand: Hand, *, cancelled: bool = False) -> tuple[Row | None, Refusal]:
         row = self._held(hand)

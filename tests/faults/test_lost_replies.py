@@ -29,6 +29,7 @@ from presgen import (
     VoiceClone,
     Worker,
 )
+from presgen.models.reapable import LEASE_EXPIRED
 
 _numbers = itertools.count(1)
 
@@ -188,6 +189,59 @@ def test_a_verb_in_a_lost_transaction_is_not_repeated_outside_it(
         terminate_all(server)
         claimed.complete(s3_video_path="/v.mp4")
     assert stored(claimed).status is JobStatus.PROCESSING_SLIDES
+
+
+def test_heartbeats_do_not_hide_the_lost_reply_to_an_end(proxy: CuttingProxy, claimed: PresentationJob) -> None:
+    for _ in range(40):
+        with claimed.lease(every=0.0005):
+            proxy.order("complete")
+            claimed.complete(s3_video_path="/v.mp4")
+        assert stored(claimed).status is JobStatus.COMPLETED
+        PresentationJob.delete().execute()
+        owner, voice = User.get(), VoiceClone.get()
+        PresentationJob.enqueue(owner=owner, voice_clone=voice, s3_pptx_path="/x.pptx")
+        (claimed,) = PresentationJob.claim("w1", lease=5)
+
+
+@pytest.mark.parametrize("verb", [lambda job: job.release(), lambda job: job.fail("mine")])
+def test_the_rescue_of_a_job_is_not_taken_for_its_workers_own_end(
+    proxy: CuttingProxy, claimed: PresentationJob, verb: Callable[[PresentationJob], None]
+) -> None:
+    """The write never reached the server; meanwhile the lease has ended, and a rescue has left the same record."""
+    claimed.unknown_change = (JobStatus.PROCESSING_SLIDES, JobStatus.PENDING)
+    PresentationJob.update(lease_expires_at=claimed.created_at).execute()
+    assert PresentationJob.reap() == 1
+    with pytest.raises(LeaseLost):
+        verb(claimed)
+    rescued = stored(claimed)
+    assert (rescued.error_message, rescued.max_attempts) == (LEASE_EXPIRED, 3)
+
+
+def test_an_end_that_nobody_can_tell_from_a_rescue_any_more_is_unknown(claimed: PresentationJob) -> None:
+    claimed.unknown_change = (JobStatus.PROCESSING_SLIDES, JobStatus.PENDING)
+    PresentationJob.update(lease_expires_at=claimed.created_at).execute()
+    PresentationJob.reap()
+    PresentationJob.update(run_at=claimed.created_at).execute()
+    (again,) = PresentationJob.claim("w2")
+    with pytest.raises(CommitUnknown, match="see its history"):
+        claimed.release()
+    assert stored(again).__data__ == again.__data__
+
+
+def test_what_a_handler_died_of_outlives_an_outage(
+    server: CrashServer, proxy: CuttingProxy, db: DatabaseManager, claimed: PresentationJob
+) -> None:
+    claimed.release()
+
+    def handler(job: PresentationJob) -> None:
+        outage = unreachable(proxy)
+        outage.__enter__()
+        terminate_all(server)
+        threading.Timer(1.0, outage.__exit__, (None, None, None)).start()
+        raise ValueError("the cause")
+
+    assert Worker(db, handler, lease=20).run_once()
+    assert stored(claimed).error_message == "ValueError: the cause"
 
 
 def test_a_worker_waits_out_a_restart_in_the_middle_of_a_job(

@@ -32,8 +32,8 @@ from presgen.status import RUNNING
 
 IS_FULL = bool(os.environ.get("PRESGEN_FAULTS_FULL"))
 SETTINGS = settings(
-    max_examples=3000 if IS_FULL else 25,
-    stateful_step_count=80 if IS_FULL else 40,
+    max_examples=300 if IS_FULL else 25,
+    stateful_step_count=60 if IS_FULL else 40,
     derandomize=not IS_FULL,
     database=None,
     deadline=None,
