@@ -8,15 +8,18 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from .context import contained
-from .errors import CommitUnknown, DatabaseUnavailable, JobCancelled, LeaseLost, PoolTimeout
+from .errors import JobCancelled, LeaseLost
 from .heartbeat import Heartbeat
 from .models import PresentationJob
+from .models.fenced import REPEATED
 from .models.leased import HEARTBEATS_PER_LEASE, as_message
 
 logger = logging.getLogger("presgen.worker")
 
 Handler = Callable[[PresentationJob], Any]
-OUTAGES: Final = (DatabaseUnavailable, PoolTimeout, CommitUnknown)
+_LOOK_AGAIN_SECONDS: Final = 0.2
+# A worker that is told to stop does not wait longer than this for a database that does not answer.
+ABANDON_SECONDS: Final = 2.0
 
 
 class Attempt:
@@ -28,27 +31,27 @@ class Attempt:
 
     def __init__(self, job: PresentationJob, handler: Handler) -> None:
         self.job_id: int = job.id
-        self._database: Any = job._meta.database
         self.began = time.monotonic()
         self._job, self._handler = job, handler
-        self._worker, self._number = str(job.worker), int(job.attempt)
+        self._worker, self._attempt_number = str(job.worker), int(job.attempt)
+        self._lease_seconds = job.lease_seconds
+        self._database: Any = job._meta.database
         self._is_abandoned = False
-        every = job.lease_seconds / HEARTBEATS_PER_LEASE
-        self._heartbeat = Heartbeat(job.keep_alive, every_seconds=every, name=f"heartbeat of job {job.id}")
         job.waits_out_outages = True
+        every = self._lease_seconds / HEARTBEATS_PER_LEASE
+        keep_alive = job.lease_keeper().keep_alive
+        self._heartbeat = Heartbeat(keep_alive, every_seconds=every, name=f"heartbeat of job {job.id}")
 
     def run(self) -> None:
-        """Call the handler and settle the job.
+        """Call the handler and settle the job; raises what the handler raises that is no Exception.
 
-        Raises outages of the database, after which the lease brings the job back, and what is no Exception.
+        Raises DatabaseUnavailable and the like when the end could not be written: the lease brings the job back.
         """
         try:
             with self._heartbeat, contained(self._database):
                 self._handler(self._job)
-        except OUTAGES:
-            raise
         except KeyboardInterrupt:
-            self._settle(lambda held: held.release("interrupted"))
+            self._settle(lambda held: held.release("interrupted"), self._lease_seconds)
             raise
         except Exception as error:
             self._fail(error)
@@ -66,29 +69,41 @@ class Attempt:
         self._is_abandoned = True
         self._heartbeat.stop()
         logger.warning("%s: job %s: %s", self._worker, self.job_id, reason)
-        self._settle(lambda held: held.fail(reason) if counts else held.release(reason))
+        self._settle(lambda held: held.fail(reason) if counts else held.release(reason), ABANDON_SECONDS)
 
     def _fail(self, raised: BaseException | None) -> None:
         """Fail a job that the handler has not ended; `raised` is None for a handler that returned."""
-        error = raised or "the handler returned without completing the job"
+        if self._is_abandoned:
+            return
+        error = "the handler returned without completing the job" if raised is None else raised
+        if raised is not None:
+            # Before anything else: the database may be what it died of.
+            logger.error("%s: job %s: %s", self._worker, self.job_id, as_message(raised), exc_info=raised)
+        was_in_hand = self._settle(lambda held: held.fail(error), self._lease_seconds)
+        if was_in_hand and raised is None:
+            logger.error("%s: job %s failed: %s", self._worker, self.job_id, error)
+        elif was_in_hand:
+            logger.error("%s: job %s failed", self._worker, self.job_id)
+        elif raised is not None:
+            logger.warning("%s: job %s is over or in other hands", self._worker, self.job_id)
 
-        def fail(held: Any) -> None:
-            logger.error("%s: job %s failed: %s", self._worker, self.job_id, as_message(error), exc_info=raised)
-            held.fail(error)
-
-        if not self._is_abandoned and not self._settle(fail) and raised is not None:
-            logger.warning("%s: job %s is over or in other hands: %s", self._worker, self.job_id, as_message(raised))
-
-    def _settle(self, end: Callable[[Any], None]) -> bool:
+    def _settle(self, end: Callable[[Any], None], patience_seconds: float) -> bool:
         """Write the end of a job that is still in hand; tells whether it was."""
-        held = PresentationJob.in_hand(self.job_id, worker=self._worker, attempt=self._number)
-        if held is None:
-            return False
-        try:
-            if held.cancel_requested_at is not None:
-                held.acknowledge_cancellation()
-            else:
-                end(held)
-        except (JobCancelled, LeaseLost) as lost:  # in this very moment; whoever has it now ends it
-            logger.warning("%s: %s", self._worker, lost)
-        return True
+        deadline = time.monotonic() + patience_seconds
+        while True:
+            try:
+                held = PresentationJob.in_hand(self.job_id, worker=self._worker, attempt=self._attempt_number)
+                if held is None:
+                    return False
+                held.lease_seconds = max(0.0, deadline - time.monotonic())
+                if held.cancel_requested_at is not None:
+                    held.acknowledge_cancellation()
+                else:
+                    end(held)
+                return True
+            except (JobCancelled, LeaseLost):
+                continue  # it has changed since it was read: look again
+            except REPEATED:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_LOOK_AGAIN_SECONDS)

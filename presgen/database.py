@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import select
+import socket
 import time
+from contextlib import suppress
 from typing import Any, Final
 
 import peewee as pw
@@ -105,7 +108,9 @@ class PostgresPool(Observed, PooledPostgresqlDatabase):
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         if self._state.closed and self.autoconnect:
             self.connect()  # here, so that waiting for a connection does not count as a slow statement
-        commits_itself = self.begins_work()
+        commits_itself = self._state.conn.get_transaction_status() == TRANSACTION_STATUS_IDLE
+        if commits_itself:
+            self._require_alive()
         try:
             return super().execute_sql(sql, params)
         except DatabaseUnavailable:
@@ -114,19 +119,13 @@ class PostgresPool(Observed, PooledPostgresqlDatabase):
                 raise CommitUnknown(_COMMIT_UNKNOWN) from None
             raise
 
-    def begins_work(self) -> bool:
-        """Whether the next statement stands alone, and so commits itself.
-
-        Raises DatabaseUnavailable when its connection has ended in the meantime: that statement was never sent.
-        """
+    def _require_alive(self) -> None:
+        """Raise DatabaseUnavailable when the connection in hand has ended: what was never sent is no unknown commit."""
         connection = self._state.conn
-        if connection.get_transaction_status() != TRANSACTION_STATUS_IDLE:
-            return False
         if _has_something_to_read(connection) and self._is_closed(connection):
             connection.close()
             self._detach_if_lost()
             raise DatabaseUnavailable(CONNECTION_LOST)
-        return True
 
     def begin(self, isolation_level: str | int | None = None) -> None:
         try:
@@ -156,6 +155,20 @@ class PostgresPool(Observed, PooledPostgresqlDatabase):
                 super().rollback()
         except DatabaseUnavailable:
             self._detach_if_lost()
+
+    def close_all(self) -> None:
+        """Close every connection; a statement that another thread waits for is broken off."""
+        self.close()
+        with self._pool_available:
+            idle = [connection for _, _, connection in self._connections]
+            in_use = [checked_out.connection for checked_out in self._in_use.values()]
+            self._connections.clear()
+            self._in_use.clear()
+            self._pool_available.notify_all()
+        for connection in in_use:
+            _break_off(connection)  # closing would wait for its statement
+        for connection in idle + in_use:
+            self._close_raw(connection)
 
     def pool_stats(self) -> dict[str, int]:
         """How many connections are in use and idle, and how many there may be."""
@@ -244,6 +257,13 @@ class PostgresPool(Observed, PooledPostgresqlDatabase):
                 self._pool_available.notify()
                 return
         self._discard(connection)
+
+
+def _break_off(connection: Any) -> None:
+    """Shut a connection's line down, so that the thread that waits for its server gets an error at once."""
+    if not is_lost(connection):
+        with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)
 
 
 def _has_something_to_read(connection: Any) -> bool:

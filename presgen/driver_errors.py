@@ -26,6 +26,7 @@ _QUERY_CANCELED: Final = "57014"
 _CONNECTION_ENDED: Final = frozenset({"57P01", "57P02", "57P03", "25P03", "57P05"})
 
 CONNECTION_LOST: Final = "the connection to the database was lost; nothing uncommitted was kept"
+_READ_ONLY: Final = "25006"
 _TRANSITION: Final = "valid_status_transition"
 _SQLITE_RULE: Final = re.compile(r"^(?P<kind>[A-Z ]+) constraint failed(?:: (?P<name>.+))?$")
 
@@ -88,6 +89,8 @@ def _meaning(error: Exception) -> PresgenError | None:
         return DatabaseBusy(f"{cause.diag.message_primary}: nothing of the transaction was kept, try it again")
     if text.startswith(_BUSY_SQLITE):
         return DatabaseBusy(f"{text}: another program is writing to the file, try again when it is done")
+    if state == _READ_ONLY:
+        return DatabaseUnavailable(f"{cause.diag.message_primary}: connect to the primary, this server only reads")
     if state == _QUERY_CANCELED:
         return StatementTimeout(
             f"{cause.diag.message_primary}: raise DATABASE_STATEMENT_TIMEOUT, or try again when the server is less busy"

@@ -113,7 +113,8 @@ class DatabaseManager:
 
     def require_binding(self) -> None:
         """Raise ConfigurationError when another manager has bound the models since this one did."""
-        if PresentationJob._meta.database is not self.database:
+        database = self.database  # opened and bound by this, when it is not yet
+        if PresentationJob._meta.database is not database:
             raise ConfigurationError("the models are bound to another manager's database: close that manager first")
 
     # Work

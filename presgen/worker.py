@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import math
 import os
 import random
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import timedelta
 from queue import Empty, SimpleQueue
-from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 import peewee as pw
 
-from .attempt import OUTAGES, Attempt, Handler
-from .errors import DatabaseBusy, HandlerStuck, PresgenError
+from .attempt import ABANDON_SECONDS, Attempt, Handler
+from .errors import ConfigurationError, HandlerStuck, PresgenError, ValidationError
 from .models import PresentationJob
 from .models.fenced import DEFAULT_LEASE, in_seconds
+from .signals import acting_on
 from .validation import at_least_one
 
 if TYPE_CHECKING:
@@ -35,14 +36,20 @@ DEFAULT_GRACE: Final = timedelta(seconds=20)
 # No video takes that long: what has not ended by then hangs.
 DEFAULT_TIMEOUT: Final = timedelta(hours=6)
 _OUTAGE_PAUSE_MAX_SECONDS: Final = 30.0
+_LOOK_EVERY_SECONDS: Final = 0.5
+
+
+def default_name(pid: int) -> str:
+    """What the worker of a process of this machine calls itself."""
+    return f"{socket.gethostname()}-{pid}"
 
 
 class Worker:
     """Calls `handler(job)` for the jobs of the queue, `concurrency` at a time, each in a thread of its own.
 
     The handler ends its job with `job.complete(…)`; an exception fails the attempt, and so does returning
-    without an end, or none within `timeout`. Durations are seconds or timedeltas. `grace` is how long jobs in hand
-    may go on after `stop()` or a signal. `fair` and `max_per_owner` are those of PresentationJob.claim().
+    without an end, or, in run(), none within `timeout`. Durations are seconds or timedeltas. `grace` is how long jobs
+    in hand may go on after `stop()` or a signal. `fair` and `max_per_owner` are those of PresentationJob.claim().
     """
 
     def __init__(
@@ -59,40 +66,56 @@ class Worker:
         fair: bool = False,
         max_per_owner: int | None = None,
     ) -> None:
+        if not callable(handler) or inspect.iscoroutinefunction(handler) or inspect.isgeneratorfunction(handler):
+            raise ValidationError("the handler must be a plain function of a job", field="handler", rule="type")
         self.manager = manager
         self.handler = handler
-        self.name: str = PresentationJob.worker.clean(name or f"{socket.gethostname()}-{os.getpid()}")
+        self.name: str = PresentationJob.worker.clean(name or default_name(os.getpid()))
         self.lease_seconds = in_seconds(lease, "lease")
         self.poll_seconds = in_seconds(poll, "poll")
         self.concurrency = at_least_one(concurrency, "concurrency")
         self.timeout_seconds = None if timeout is None else in_seconds(timeout, "timeout")
-        self.grace_seconds = in_seconds(grace, "grace")
+        self.grace_seconds = in_seconds(grace, "grace", or_zero=True)
         self.fair = fair
         self.max_per_owner = None if max_per_owner is None else at_least_one(max_per_owner, "max_per_owner")
         self._in_hand: set[Attempt] = set()
         self._stops_at: float | None = None
         self._is_paused = False
-        self._stuck: HandlerStuck | None = None
-        self._signals: list[int] = []
+        self._failure: BaseException | None = None
+        self._stop_signals: list[int] = []
         # Unlike an Event's lock, a SimpleQueue's put() may interrupt its own get(), as a signal does.
         self._wake_ups: SimpleQueue[None] = SimpleQueue()
+        self._news: SimpleQueue[None] = SimpleQueue()
 
     def run(self) -> None:
         """Work until `stop()`, SIGTERM or SIGINT; then jobs in hand get `grace` to end, and are released.
 
-        A second signal releases them at once, and exits. SIGUSR1 pauses, SIGUSR2 resumes. Outages of the database
-        are waited out. Raises HandlerStuck after a handler that did not end within `timeout`: its thread cannot be
-        stopped, so the process has to be.
+        A second signal releases them at once, and exits; a third exits without. SIGUSR1 pauses, SIGUSR2 resumes.
+        Outages of the database are waited out. Raises HandlerStuck after a handler that did not end within
+        `timeout`: its thread cannot be stopped, so the process has to be.
         """
-        with self._signal_handlers(), self.manager.wake_ups(self._wake):
+        actions = {
+            signal.SIGTERM: self._on_stop_signal,
+            signal.SIGINT: self._on_stop_signal,
+            signal.SIGUSR1: lambda _: self.pause(),
+            signal.SIGUSR2: lambda _: self.resume(),
+        }
+        # Claims have a thread of their own: a statement that waits for its server must not keep signals waiting.
+        dispatcher = threading.Thread(target=self._dispatch, name=f"dispatcher of {self.name}", daemon=True)
+        with acting_on(actions), self.manager.wake_ups(self._wake):
+            dispatcher.start()
             try:
-                self._dispatch()
+                while self._stops_at is None:
+                    self._news.get()
+                self._finish(dispatcher)
             finally:
-                self._finish()
-        if self._stuck is not None:
-            raise self._stuck
-        if len(self._signals) > 1:
-            raise SystemExit(128 + self._signals[-1])
+                self.stop()  # an exception of somebody else's signal handler must not leave the dispatcher at work
+        failure, signals = self._failure, self._stop_signals
+        self._stops_at, self._failure, self._stop_signals = None, None, []  # it may run again
+        if failure is not None:
+            raise failure
+        if len(signals) > 1:
+            raise SystemExit(128 + signals[-1])
 
     def run_once(self) -> bool:
         """Claim one job and handle it in this thread; tells whether there was one."""
@@ -106,6 +129,7 @@ class Worker:
         handled = 0
         while self._stops_at is None and self.run_once():
             handled += 1
+        self._stops_at = None
         return handled
 
     def stop(self) -> None:
@@ -113,6 +137,7 @@ class Worker:
         if self._stops_at is None:
             self._stops_at = time.monotonic() + self.grace_seconds
         self._wake()
+        self._news.put(None)
 
     def pause(self) -> None:
         """Claim nothing until `resume()`; jobs in hand go on. May be called from any thread."""
@@ -124,22 +149,29 @@ class Worker:
         self._wake()
 
     def _dispatch(self) -> None:
+        """Claim and start jobs until the worker stops; what ends it otherwise is raised by run()."""
         pause = self.poll_seconds
-        while self._stops_at is None:
-            free = self.concurrency - len(self._in_hand)
-            jobs: list[PresentationJob] = []
-            try:
-                if free and not self._is_paused:
-                    jobs, pause = self._claim(free), self.poll_seconds
-            except (*OUTAGES, DatabaseBusy) as error:
-                pause = min(max(pause, 0.1) * 2, _OUTAGE_PAUSE_MAX_SECONDS)
-                logger.warning("%s: %s", self.name, error)
-            for job in jobs:
-                self._start(job)
-            if len(jobs) < max(free, 1):
-                # Jitter keeps workers that were started together from polling together.
-                self._sleep(pause * random.uniform(0.5, 1.5))
-            self._abandon_overdue()
+        try:
+            while self._stops_at is None:
+                free = self.concurrency - len(self._in_hand)
+                jobs: list[PresentationJob] = []
+                try:
+                    if free and not self._is_paused:
+                        jobs, pause = self._claim(free), self.poll_seconds
+                except ConfigurationError:
+                    raise
+                except PresgenError as error:
+                    pause = min(max(pause, 0.1) * 2, _OUTAGE_PAUSE_MAX_SECONDS)
+                    logger.warning("%s: %s", self.name, error)
+                for job in jobs:
+                    self._start(job)
+                if len(jobs) < max(free, 1):
+                    # Jitter keeps workers that were started together from polling together.
+                    _wait_for(self._wake_ups, min(pause * random.uniform(0.5, 1.5), self._until_overdue()))
+                self._abandon_overdue()
+        except BaseException as error:
+            self._failure = error
+            self.stop()
 
     def _claim(self, limit: int) -> list[PresentationJob]:
         self.manager.require_binding()
@@ -156,13 +188,14 @@ class Worker:
     def _carry_out(self, attempt: Attempt) -> None:
         try:
             attempt.run()
-        except OUTAGES as error:
+        except (PresgenError, pw.PeeweeException) as error:
             logger.warning("%s: job %s waits for its lease to end: %s", self.name, attempt.job_id, error)
         except BaseException:  # told already; a handler that exits ends its job, not the worker
             pass
         finally:
             self._in_hand.discard(attempt)
             self._wake()
+            self._news.put(None)
 
     def _abandon_overdue(self) -> None:
         """Fail what has been in hand for longer than `timeout`, and stop."""
@@ -170,15 +203,27 @@ class Worker:
             if self.timeout_seconds is None or time.monotonic() - attempt.began < self.timeout_seconds:
                 continue
             reason = f"the handler had not ended after {self.timeout_seconds:g} s"
-            self._stuck = HandlerStuck(f"job {attempt.job_id}: {reason}; its thread ends with this process: restart it")
+            self._failure = HandlerStuck(
+                f"job {attempt.job_id}: {reason}; its thread ends with this process: restart it"
+            )
             self._abandon(attempt, reason, counts=True)
             self.stop()
 
-    def _finish(self) -> None:
+    def _until_overdue(self) -> float:
+        """Seconds until the first job in hand is overdue."""
+        if self.timeout_seconds is None:
+            return math.inf
+        first = min((attempt.began for attempt in tuple(self._in_hand)), default=math.inf)
+        return max(0.0, first + self.timeout_seconds - time.monotonic())
+
+    def _finish(self, dispatcher: threading.Thread) -> None:
         """Wait for the jobs in hand until the grace is over, or a second signal comes; then release them."""
-        self.stop()
-        while self._in_hand and len(self._signals) < 2 and (left := self._grace_left()) > 0:
-            self._sleep(left)
+        while (
+            (dispatcher.is_alive() or self._in_hand)
+            and len(self._stop_signals) < 2
+            and (left := self._grace_left()) > 0
+        ):
+            _wait_for(self._news, min(left, self._until_overdue(), _LOOK_EVERY_SECONDS))
             self._abandon_overdue()
         for attempt in tuple(self._in_hand):
             self._abandon(attempt, "released: its worker was stopped before the handler had ended", counts=False)
@@ -187,43 +232,32 @@ class Worker:
         return 0.0 if self._stops_at is None else self._stops_at - time.monotonic()
 
     def _abandon(self, attempt: Attempt, reason: str, *, counts: bool) -> None:
+        """Write the end of an attempt from a thread: its statement may hang as well."""
         self._in_hand.discard(attempt)
-        try:
-            attempt.abandon(reason, counts=counts)
-        except (PresgenError, pw.PeeweeException) as error:  # the lease brings the job back
-            logger.warning("%s: job %s waits for its lease to end: %s", self.name, attempt.job_id, error)
+
+        def write() -> None:
+            try:
+                attempt.abandon(reason, counts=counts)
+            except (PresgenError, pw.PeeweeException) as error:
+                logger.warning("%s: job %s waits for its lease to end: %s", self.name, attempt.job_id, error)
+
+        thread = threading.Thread(target=write, name=f"end of job {attempt.job_id}", daemon=True)
+        thread.start()
+        thread.join(2 * ABANDON_SECONDS)
 
     def _wake(self) -> None:
         self._wake_ups.put(None)
 
-    def _sleep(self, seconds: float) -> None:
-        """Wait for a wake-up, at most so long; several at once are one."""
-        with suppress(Empty):
-            self._wake_ups.get(timeout=seconds)
-            while True:
-                self._wake_ups.get_nowait()
-
-    @contextmanager
-    def _signal_handlers(self) -> Iterator[None]:
-        """Act on signals during the block; only the main thread can receive them."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        actions = {
-            signal.SIGTERM: self._on_stop_signal,
-            signal.SIGINT: self._on_stop_signal,
-            signal.SIGUSR1: lambda *_: self.pause(),
-            signal.SIGUSR2: lambda *_: self.resume(),
-        }
-        before = {number: signal.signal(number, action) for number, action in actions.items()}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _on_stop_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._signals.append(number)
-        if len(self._signals) > 2:  # the second one waits for a server that does not answer
+    def _on_stop_signal(self, number: int) -> None:
+        self._stop_signals.append(number)
+        if len(self._stop_signals) > 2:
             raise SystemExit(128 + number)
         self.stop()
+
+
+def _wait_for(queue: SimpleQueue[None], seconds: float) -> None:
+    """Wait for an item, at most so long; several at once are one."""
+    with suppress(Empty):
+        queue.get(timeout=seconds)
+        while True:
+            queue.get_nowait()

@@ -21,6 +21,7 @@ from presgen import (
     PresentationJob,
     User,
     VoiceClone,
+    Worker,
 )
 from presgen.errors import ConfigurationError, MigrationError
 from presgen.queries import get_database_metrics
@@ -319,3 +320,10 @@ def test_an_old_sqlite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_migrating_an_unknown_target_is_refused(db: DatabaseManager) -> None:
     with pytest.raises(MigrationError):
         db.migrate("nonsense")
+
+
+def test_a_manager_that_was_not_opened_opens_at_its_first_use(url: str) -> None:
+    for use in (lambda db: db.metrics(), lambda db: Worker(db, lambda job: None).drain()):
+        manager = DatabaseManager(url)
+        use(manager)
+        manager.close()

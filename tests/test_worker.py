@@ -316,13 +316,14 @@ def test_run_waits_out_an_outage(
     assert caplog.text.count("the server is restarting") == 2
 
 
-def test_a_handler_without_a_database_leaves_its_job_to_the_lease(db: DatabaseManager, job: PresentationJob) -> None:
+def test_an_outage_in_a_handler_fails_its_attempt_once_the_database_is_back(
+    db: DatabaseManager, job: PresentationJob
+) -> None:
     def handler(job: PresentationJob) -> None:
         raise DatabaseUnavailable("gone")
 
-    with pytest.raises(DatabaseUnavailable):
-        Worker(db, handler).run_once()
-    assert stored(job).status is JobStatus.PROCESSING_SLIDES
+    assert Worker(db, handler).run_once()
+    assert (stored(job).status, stored(job).error_message) == (JobStatus.PENDING, "DatabaseUnavailable: gone")
 
 
 SCRIPT = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,14 +16,28 @@ from typing import Any
 import pytest
 from fixtures.rows import Enqueue, stored
 
-from presgen import DatabaseManager, JobStatus, PresentationJob, User, ValidationError, VoiceClone, Worker
-from presgen.errors import HandlerStuck
+from presgen import (
+    DatabaseConfig,
+    DatabaseManager,
+    JobStatus,
+    PoolTimeout,
+    PresentationJob,
+    User,
+    ValidationError,
+    VoiceClone,
+    Worker,
+)
+from presgen.errors import HandlerStuck, StatementTimeout
 
 Start = Callable[..., subprocess.Popen[str]]
 
 
 def complete(job: PresentationJob) -> None:
     job.complete(s3_video_path=f"/{job.id}.mp4")
+
+
+async def sleeps(job: PresentationJob) -> None:
+    """No handler: nobody would await it."""
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 30) -> None:
@@ -180,13 +195,98 @@ def test_a_paused_worker_claims_nothing_until_it_is_resumed(
     wait_until(lambda: stored(job).status is JobStatus.COMPLETED)
 
 
+def test_an_attempt_whose_job_changes_as_it_is_settled_is_settled_all_the_same(
+    db: DatabaseManager, job: PresentationJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_hand, changes = PresentationJob.in_hand, [stored(job).cancel, lambda: None]
+
+    def changed_after_the_look(*arguments: Any, **options: Any) -> Any:
+        held = in_hand(*arguments, **options)
+        if changes:
+            changes.pop(0)()
+        return held
+
+    monkeypatch.setattr(PresentationJob, "in_hand", changed_after_the_look)
+
+    def handler(_job: PresentationJob) -> None:
+        raise ValueError("late")
+
+    assert Worker(db, handler).run_once()
+    assert stored(job).status is JobStatus.CANCELLED
+
+
+def test_a_busy_database_does_not_cost_a_finished_job(sqlite_template: Path, tmp_path: Path) -> None:
+    path = tmp_path / "presgen.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    with DatabaseManager(DatabaseConfig(f"sqlite:///{path}", pool_timeout=0.1)) as manager:
+        user = User.create(name="Ada")
+        voice = VoiceClone.create(name="v", s3_path="/v.wav", owner=user)
+        job = PresentationJob.enqueue(owner=user, voice_clone=voice, s3_pptx_path="/x.pptx")
+        holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        timer = threading.Timer(0.6, holder.execute, ("ROLLBACK",))
+
+        def handler(job: PresentationJob) -> None:
+            holder.execute("BEGIN IMMEDIATE")
+            timer.start()
+            complete(job)
+
+        Worker(manager, handler).run_once()
+        assert (stored(job).status, stored(job).attempt) == (JobStatus.COMPLETED, 1)
+        timer.join()
+        holder.close()
+
+
+def test_a_claim_that_takes_too_long_does_not_end_the_worker(
+    db: DatabaseManager, enqueue: Enqueue, running: Callable[[Worker], threading.Thread],
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    job, claim, refused = (
+        enqueue(),
+        PresentationJob.claim,
+        [StatementTimeout("canceling statement"), PoolTimeout("full")],
+    )
+
+    def slow_at_first(*arguments: Any, **options: Any) -> Any:
+        if refused:
+            raise refused.pop()
+        return claim(*arguments, **options)
+
+    monkeypatch.setattr(PresentationJob, "claim", slow_at_first)
+    running(Worker(db, complete, poll=0.01))
+    wait_until(lambda: stored(job).status is JobStatus.COMPLETED)
+    assert "canceling statement" in caplog.text
+
+
+def test_a_worker_may_run_again(db: DatabaseManager, enqueue: Enqueue) -> None:
+    def handler(job: PresentationJob) -> None:
+        complete(job)
+        worker.stop()
+
+    worker = Worker(db, handler, poll=0.01)
+    for _ in range(2):
+        job = enqueue()
+        worker.run()
+        assert stored(job).status is JobStatus.COMPLETED
+    job = enqueue()
+    assert worker.drain() == 1
+    assert stored(job).status is JobStatus.COMPLETED
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [{"concurrency": 0}, {"concurrency": 1.5}, {"timeout": 0}, {"grace": -1}, {"max_per_owner": 0}],
+    [
+        {"handler": None},
+        {"handler": sleeps},
+        {"concurrency": 0},
+        {"concurrency": 1.5},
+        {"timeout": 0},
+        {"grace": -1},
+        {"max_per_owner": 0},
+    ],
 )
 def test_a_worker_refuses_nonsense(db: DatabaseManager, arguments: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
-        Worker(db, complete, **arguments)
+        Worker(db, **{"handler": complete, **arguments})
     assert caught.value.field in arguments
 
 
@@ -207,6 +307,8 @@ def handler(job):
 
 with DatabaseManager.from_env() as db:
     worker = Worker(db, handler, name="w", poll=0.02, concurrency=2, grace=float(sys.argv[2]))
+    pause = worker.pause
+    worker.pause = lambda: (pause(), (folder / "paused").touch())
     worker.run()
 """
 
@@ -279,7 +381,7 @@ def test_signals_pause_and_resume_a_worker(start: Start, queued: list[Presentati
     process = start()
     wait_until(lambda: two_started(tmp_path))
     process.send_signal(signal.SIGUSR1)
-    time.sleep(0.1)
+    wait_until((tmp_path / "paused").exists)
     (tmp_path / "go").touch()
     wait_until(lambda: [stored(job).status for job in queued[:2]] == [JobStatus.COMPLETED] * 2)
     time.sleep(0.3)
@@ -309,3 +411,50 @@ def test_a_stopped_process_that_wakes_up_changes_nothing(
     assert process.returncode == 0
     assert stderr.count("is over or in other hands") == 2
     assert [stored(job).__data__ for job in again] == before
+
+
+def test_a_worker_that_waits_for_its_server_stops_at_its_grace(
+    start: Start, queued: list[PresentationJob], tmp_path: Path, postgresql: str
+) -> None:
+    process = start(grace=0.5)
+    wait_until(lambda: two_started(tmp_path))
+    with PresentationJob._meta.database.atomic():
+        PresentationJob._meta.database.execute_sql("LOCK TABLE presentation_jobs IN ACCESS EXCLUSIVE MODE")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)  # neither the claim nor the release gets its lock
+        assert process.returncode == 0
+    assert {stored(job).status for job in queued} <= {JobStatus.PROCESSING_SLIDES, JobStatus.PENDING}
+
+
+FORKER = """
+import multiprocessing, sys, time
+from presgen import DatabaseManager, Worker
+
+def sleep(ready):
+    ready.set()
+    time.sleep(60)
+
+def handler(job):
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Event()
+    child = fork.Process(target=sleep, args=(ready,), daemon=True)
+    child.start()
+    ready.wait(20)
+    child.terminate()
+    child.join(20)
+    job.complete(s3_video_path=f"/{child.exitcode}.mp4")
+    worker.stop()
+
+with DatabaseManager.from_env() as db:
+    worker = Worker(db, handler, poll=0.02)
+    worker.run()
+"""
+
+
+def test_a_process_that_a_handler_forks_has_no_part_in_the_workers_signals(
+    url: str, queued: list[PresentationJob]
+) -> None:
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKER], env={**os.environ, "DATABASE_URL": url}, check=True, timeout=60
+    )
+    assert stored(queued[0]).s3_video_path == f"/-{int(signal.SIGTERM)}.mp4"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Final
 import click
 
 from ..errors import PresgenError
+from ..worker import default_name
 from .columns import printable
 
 STOP_SECONDS: Final = 10
@@ -116,7 +116,7 @@ class Crew:
 
 def _worker_of(process: subprocess.Popen[bytes]) -> str:
     """What the worker of a process calls itself."""
-    return f"{socket.gethostname()}-{process.pid}"
+    return default_name(process.pid)
 
 
 def _cause(code: int) -> str:
