@@ -17,6 +17,7 @@ import peewee as pw
 import psycopg2
 import pytest
 
+from .attempt import Handler
 from .config import DatabaseConfig
 from .context import session
 from .embedded import EmbeddedServer
@@ -26,7 +27,6 @@ from .models import PresentationJob, User, VoiceClone
 from .status import RUNNING, JobStatus
 from .worker import Worker
 
-Handler = Callable[[PresentationJob], Any]
 MakeUser = Callable[..., User]
 MakeVoiceClone = Callable[..., VoiceClone]
 MakeJob = Callable[..., PresentationJob]
@@ -200,13 +200,23 @@ def drain(manager: DatabaseManager, handler: Handler, *, retries: bool = True) -
         handler(job)
 
     worker = Worker(manager, handle, name="drain")
-    worker.drain()
+    _drain(worker)
     while retries and len(handled) <= CLAIMS_MAX and _make_retries_due():
-        worker.drain()
+        _drain(worker)
     if len(handled) > CLAIMS_MAX:
         raise AssertionError(f"the queue is not drained after {CLAIMS_MAX} claims; does the handler release its jobs?")
     jobs = {job.id: job for job in PresentationJob.select().where(PresentationJob.id.in_(set(handled)))}
     return [jobs[job_id] for job_id in dict.fromkeys(handled) if job_id in jobs]
+
+
+def _drain(worker: Worker) -> None:
+    """Drain as Worker.run() would: a handler that exits ends its job, not the worker."""
+    while True:
+        try:
+            worker.drain()
+            return
+        except SystemExit:
+            continue
 
 
 def make_due(job: PresentationJob) -> None:
@@ -235,7 +245,8 @@ def went_through(job: PresentationJob) -> list[JobStatus]:
 def _make_retries_due() -> int:
     model = PresentationJob
     row = {model.run_at: model.server_time()}
-    waiting = (model.attempt > 0) & (model.run_at > model.server_time()) & model.deleted_at.is_null()
+    has_failed = (model.attempt > 0) & model.error_message.is_null(False)
+    waiting = has_failed & (model.run_at > model.server_time()) & model.deleted_at.is_null()
     with session(model._meta.database):
         return int(pw.ModelUpdate(model, row).where(model.status == JobStatus.PENDING, waiting).execute())
 

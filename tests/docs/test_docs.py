@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from fixtures.rows import Enqueue, stored
 
+from presgen import DatabaseManager, JobStatus
 from presgen.status import TRANSITIONS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -38,6 +40,13 @@ def test_the_readmes_python_prints_what_it_says(empty_url: str, monkeypatch: pyt
             exec(block, scope)
         promised = re.findall(r"print\(.*\)  # (.*)$", block, re.MULTILINE)
         assert said.getvalue().splitlines() == promised
+
+
+def test_the_loop_of_the_life_cycle_works(db: DatabaseManager, enqueue: Enqueue) -> None:
+    jobs = [enqueue()]
+    (loop,) = blocks("python", (ROOT / "docs" / "lifecycle.md").read_text())
+    exec(loop, {})
+    assert [stored(job).status for job in jobs] == [JobStatus.COMPLETED]
 
 
 def test_the_readmes_commands_print_what_it_says(empty_url: str) -> None:
