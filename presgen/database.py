@@ -108,14 +108,15 @@ class PostgresPool(Observed, PooledPostgresqlDatabase):
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         if self._state.closed and self.autoconnect:
             self.connect()  # here, so that waiting for a connection does not count as a slow statement
-        commits_itself = self._state.conn.get_transaction_status() == TRANSACTION_STATUS_IDLE
+        connection = self._state.conn
+        commits_itself = connection.get_transaction_status() == TRANSACTION_STATUS_IDLE
         if commits_itself:
             self._require_alive()
         try:
             return super().execute_sql(sql, params)
         except DatabaseUnavailable:
             self._detach_if_lost()
-            if commits_itself and _WRITES.search(sql):
+            if commits_itself and is_lost(connection) and _WRITES.search(sql):
                 raise CommitUnknown(_COMMIT_UNKNOWN) from None
             raise
 

@@ -16,7 +16,17 @@ import peewee as pw
 import pytest
 from fixtures.rows import Enqueue, stored
 
-from presgen import DatabaseManager, InvalidTransition, JobStatus, LeaseLost, PresentationJob, User, VoiceClone, Worker
+from presgen import (
+    DatabaseManager,
+    InvalidTransition,
+    JobStatus,
+    LeaseLost,
+    PresentationJob,
+    User,
+    ValidationError,
+    VoiceClone,
+    Worker,
+)
 from presgen.errors import ConfigurationError
 from presgen.models.reapable import LEASE_EXPIRED
 from presgen.validation import LONG_TEXT_MAX
@@ -122,12 +132,12 @@ def test_nothing_that_a_handler_returns_completes_its_job(
     assert_failed_attempt(job, "the handler returned without completing the job")
 
 
-def test_a_generator_as_handler_has_not_worked_at_all(db: DatabaseManager, job: PresentationJob) -> None:
+def test_a_generator_is_no_handler(db: DatabaseManager) -> None:
     def handler(job: PresentationJob) -> Any:
         yield job.complete("/v.mp4")
 
-    work(db, handler)
-    assert_failed_attempt(job, "the handler returned without completing the job")
+    with pytest.raises(ValidationError, match="must be a plain function of a job"):
+        Worker(db, handler)
 
 
 def test_a_completion_on_the_instance_alone_is_none(db: DatabaseManager, job: PresentationJob) -> None:

@@ -200,7 +200,7 @@ def test_wait_refuses_to_wait_in_vain(db: DatabaseManager, enqueue: Enqueue) -> 
     with db.transaction(), pytest.raises(PresgenError, match="inside a transaction"):
         deleted.wait(timeout=1)
     PresentationJob.update(deleted_at=deleted.created_at).where(PresentationJob.id == deleted.id).execute()
-    with pytest.raises(PresgenError, match="was deleted while it was pending"):
+    with pytest.raises(PresgenError, match="was deleted while it was pending, and no worker claims it"):
         deleted.wait(timeout=1)
     gone.delete_instance()
     with pytest.raises(PresgenError, match=f"job {gone.id} was deleted"):
@@ -210,13 +210,13 @@ def test_wait_refuses_to_wait_in_vain(db: DatabaseManager, enqueue: Enqueue) -> 
 def test_wait_sits_out_an_outage(job: PresentationJob, monkeypatch: pytest.MonkeyPatch) -> None:
     look, looks = PresentationJob._look, []
 
-    def flaky(self: PresentationJob) -> JobStatus:
+    def flaky(self: PresentationJob, **options: bool) -> JobStatus:
         looks.append(1)
         if len(looks) == 2:
             raise DatabaseUnavailable("restarting")
         if len(looks) == 3:
             stored(job).cancel()
-        return look(self)
+        return look(self, **options)
 
     monkeypatch.setattr(PresentationJob, "_look", flaky)
     assert job.wait(timeout=20) is JobStatus.CANCELLED

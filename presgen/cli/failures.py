@@ -20,7 +20,6 @@ _MISSING_TABLE_OR_COLUMN: Final = ("42P01", "42703", "no such table", "no such c
 # What the server says (by SQLSTATE, or SQLite by its text), and what to do about it.
 _REMEDIES: Final = (
     ("42501", "grant the right to that role, or use another one"),
-    ("25006", "that server is a replica or read-only: use the primary"),
     ("53100", "free space on the server's disk"),
     ("readonly database", "check the permissions of the file and its folder"),
     ("not a database", "check the path in the URL"),

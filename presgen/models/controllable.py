@@ -83,6 +83,7 @@ class Controllable:
         while not status.is_finished:
             left = pause if deadline is None else deadline - time.monotonic()
             if left <= 0:
+                self._look(show=True)
                 raise TimeoutError(f"job {self.id} is still {status}; is a worker running?")
             time.sleep(min(pause, left))
             pause = min(1.5 * pause, _LOOK_EVERY_MAX_SECONDS)
@@ -90,8 +91,8 @@ class Controllable:
                 status = self._look()
         return status
 
-    def _look(self: Any) -> JobStatus:
-        """The stored status; the instance shows the row once that is an end or another one than it shows."""
+    def _look(self: Any, *, show: bool = False) -> JobStatus:
+        """The stored status; the instance shows the row once that is an end."""
         cls = type(self)
         with session(self._meta.database):
             status: JobStatus
@@ -99,9 +100,9 @@ class Controllable:
             if found is None:
                 raise PresgenError(f"job {self.id} was deleted")
             status, deleted_at = found
-            if deleted_at is not None and not status.is_finished:
-                raise PresgenError(f"job {self.id} was deleted while it was {status}, and is claimed no more")
-            if status is not self.status or status.is_finished:
+            if deleted_at is not None and status is JobStatus.PENDING:
+                raise PresgenError(f"job {self.id} was deleted while it was pending, and no worker claims it")
+            if show or status.is_finished:
                 self._show(cls.get_by_id(self.id))
         return status
 

@@ -28,11 +28,12 @@ from job_model import Hand, Queue, Refusal, Row, Soon, in_between
 
 from presgen import DatabaseManager, JobEvent, JobStatus, PresentationJob, PresgenError, User, VoiceClone
 from presgen.clock import database_now
+from presgen.errors import ConstraintViolation
 from presgen.status import RUNNING
 
 IS_FULL = bool(os.environ.get("PRESGEN_FAULTS_FULL"))
 SETTINGS = settings(
-    max_examples=300 if IS_FULL else 25,
+    max_examples=150 if IS_FULL else 25,
     stateful_step_count=60 if IS_FULL else 40,
     derandomize=not IS_FULL,
     database=None,
@@ -78,8 +79,13 @@ class LifeOfJobs(RuleBasedStateMachine):
         key=st.sampled_from([None, None, "upload-1", "upload-2"]),
         delay=st.sampled_from([None, None, 2000]),
     )
-    def enqueue(self, **columns: Any) -> int:
-        return self.enqueue_one(**columns)
+    def enqueue(self, **columns: Any) -> Any:
+        twin = self.queue.twin_of(columns["key"])
+        if twin is None or not twin.is_deleted:
+            return self.enqueue_one(**columns)
+        with pytest.raises(ConstraintViolation, match="was deleted; cancel it first"):
+            self.enqueue_one(**columns)
+        return multiple()
 
     def enqueue_one(self, *, priority: int, max_attempts: int, key: str | None = None, delay: int | None = None) -> int:
         now, twin = self.now(), self.queue.twin_of(key)
@@ -183,7 +189,10 @@ class LifeOfJobs(RuleBasedStateMachine):
     def wait(self, hand: Hand) -> None:
         """One look, which shows whatever others have made of the job, and gives nothing into the hand."""
         row = self.queue.rows.get(hand.job.id)
-        if row is not None:
+        if row is None or (row.is_deleted and row.status is JobStatus.PENDING):
+            with pytest.raises(PresgenError, match="was deleted"):
+                hand.job.wait(timeout=0)
+        else:
             with suppress(TimeoutError):
                 hand.job.wait(timeout=0)
             hand.see(row)
