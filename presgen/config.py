@@ -14,6 +14,8 @@ from psycopg2.extensions import parse_dsn
 from .errors import ConfigurationError
 
 _SSLMODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+# With `require` libpq checks the certificate's authority too, once there is a root certificate.
+_SSLMODES_THAT_CHECK: Final = _SSLMODES[_SSLMODES.index("require") :]
 _WHOLE_NUMBERS: Final = frozenset({"pool_size", "max_overflow", "connect_timeout"})
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"", "0", "false", "no", "off"})
@@ -42,6 +44,8 @@ class DatabaseConfig:
     max_overflow: int = 30
     pool_timeout: float = 10.0
     pool_recycle: float = 3600.0
+    pool_reset: str | None = None
+    pool_leak_seconds: float | None = None
     connect_timeout: int = 10
     statement_timeout: float | None = None
     slow_query_seconds: float = 1.0
@@ -97,6 +101,13 @@ class DatabaseConfig:
                 raise ConfigurationError(f"{name} must be a whole number")
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < float("inf"):
                 raise ConfigurationError(f"{name} must be a number of at least {low}")
+        if self.pool_reset not in (None, "discard"):
+            raise ConfigurationError("pool_reset must be discard, or None for no reset")
+        if self.pool_reset and self.pgbouncer:
+            raise ConfigurationError("pool_reset has no session to reset through PgBouncer: use its server_reset_query")
+        leak = self.pool_leak_seconds
+        if leak is not None and not (isinstance(leak, (int, float)) and 0 < leak < float("inf")):
+            raise ConfigurationError("pool_leak_seconds must be positive, or None for no warning")
         timeout = self.statement_timeout
         if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < float("inf")):
             raise ConfigurationError("statement_timeout must be positive, or None for no limit")
@@ -105,6 +116,10 @@ class DatabaseConfig:
         for mode in (self.sslmode, self._parameters.get("sslmode")):
             if mode is not None and mode not in _SSLMODES:
                 raise ConfigurationError(f"sslmode must be one of {', '.join(_SSLMODES)}")
+        has_root = self.backend == "postgresql" and (self.sslrootcert or self._parameters.get("sslrootcert"))
+        if has_root and self._strongest_sslmode() not in _SSLMODES_THAT_CHECK:
+            # libpq would go on without TLS when the check fails.
+            raise ConfigurationError("sslrootcert checks nothing by itself: set DATABASE_SSLMODE=verify-full as well")
 
     def __repr__(self) -> str:
         return f"<DatabaseConfig {self.safe_url}>"
@@ -148,12 +163,17 @@ class DatabaseConfig:
         parameters.setdefault("dbname", self.database)
         if self.pgbouncer and "options" in self._parameters:
             parameters["options"] = self._parameters["options"]
-        asked = [mode for mode in (self.sslmode, self._parameters.get("sslmode")) if mode]
-        if asked:
-            parameters["sslmode"] = max(asked, key=_SSLMODES.index)
+        sslmode = self._strongest_sslmode()
+        if sslmode:
+            parameters["sslmode"] = sslmode
         if self.sslrootcert:
             parameters["sslrootcert"] = self.sslrootcert
         return parameters
+
+    def _strongest_sslmode(self) -> str | None:
+        # libpq's own variable counts too: what is given explicitly would silently take its place.
+        asked = (self.sslmode, self._parameters.get("sslmode"), os.environ.get("PGSSLMODE"))
+        return max((mode for mode in asked if mode in _SSLMODES), key=_SSLMODES.index, default=None)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> DatabaseConfig:

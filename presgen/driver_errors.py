@@ -95,8 +95,10 @@ def _meaning(error: Exception) -> PresgenError | None:
         return StatementTimeout(
             f"{cause.diag.message_primary}: raise DATABASE_STATEMENT_TIMEOUT, or try again when the server is less busy"
         )
-    is_about_connection = isinstance(error, (pw.OperationalError, pw.InterfaceError)) and hasattr(cause, "pgcode")
-    if is_about_connection and (state is None or state.startswith("08") or state in _CONNECTION_ENDED):
+    # A connection that another thread breaks off is a bare DatabaseError.
+    is_about_connection = isinstance(error, (pw.OperationalError, pw.InterfaceError)) or type(error) is pw.DatabaseError
+    has_ended = state is None or state.startswith("08") or state in _CONNECTION_ENDED
+    if is_about_connection and has_ended and hasattr(cause, "pgcode"):
         return DatabaseUnavailable(CONNECTION_LOST)
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +34,7 @@ def examine(database: Any) -> Health:
     """Ask the database how it is; never raises for a database that does not answer."""
     began = time.monotonic()
     try:
-        with session(database):
+        with _answering(database), session(database):
             version, is_replica = _ask(database)
             latency = time.monotonic() - began
             pending = tuple(Migrator(database).pending())
@@ -48,6 +49,14 @@ def examine(database: Any) -> Health:
         pending_migrations=pending,
         pool=database.pool_stats(),
     )
+
+
+def _answering(database: Any) -> AbstractContextManager[None]:
+    """A server that says nothing is not healthy, however long statements may take."""
+    if is_sqlite(database):
+        return nullcontext()
+    limit: AbstractContextManager[None] = database.answering_within(database.config.connect_timeout)
+    return limit
 
 
 def _ask(database: Any) -> tuple[str, bool]:

@@ -12,7 +12,7 @@ import peewee as pw
 import psycopg2
 import pytest
 
-import presgen.database
+import presgen.pool
 from presgen import (
     CommitUnknown,
     DatabaseConfig,
@@ -74,7 +74,7 @@ def test_sessions_of_a_thread_share_one_connection(pool: Callable[..., DatabaseM
             assert backend_pid(manager) == first
             assert manager.pool_stats()["in_use"] == 1
         assert manager.pool_stats()["in_use"] == 1
-    assert manager.pool_stats() == {"in_use": 0, "idle": 1, "max_connections": 50}
+    assert manager.pool_stats().items() >= {"in_use": 0, "idle": 1, "max_connections": 50}.items()
     for database in manager.get_session():
         assert backend_pid(manager) == first
         assert not database.is_closed()
@@ -100,7 +100,7 @@ def test_a_full_pool_waits_until_its_deadline(pool: Callable[..., DatabaseManage
         release.set()
         for future in futures:
             future.result()
-    assert manager.pool_stats() == {"in_use": 0, "idle": 1, "max_connections": 2}
+    assert manager.pool_stats().items() >= {"in_use": 0, "idle": 1, "max_connections": 2}.items()
 
 
 def test_who_waits_gets_the_connection_that_comes_back(pool: Callable[..., DatabaseManager]) -> None:
@@ -121,7 +121,7 @@ def test_a_terminated_idle_connection_is_not_handed_out(pool: Callable[..., Data
     terminate(url, first)
     second = with_session(manager)
     assert second != first
-    assert manager.pool_stats() == {"in_use": 0, "idle": 1, "max_connections": 50}
+    assert manager.pool_stats().items() >= {"in_use": 0, "idle": 1, "max_connections": 50}.items()
 
 
 def test_an_old_connection_is_recycled(pool: Callable[..., DatabaseManager]) -> None:
@@ -142,7 +142,7 @@ def test_a_connection_that_was_idle_for_long_is_asked(
     first = with_session(manager)
     monkeypatch.setattr(PostgresPool, "_is_closed", lambda self, connection: True)
     assert with_session(manager) == first
-    monkeypatch.setattr(presgen.database, "IDLE_SECONDS_BEFORE_PING", 0.0)
+    monkeypatch.setattr(presgen.pool, "IDLE_SECONDS_BEFORE_PING", 0.0)
     assert with_session(manager) != first
 
 
@@ -155,7 +155,7 @@ def test_a_connection_lost_in_hand_is_replaced_at_the_next_call(pool: Callable[.
             backend_pid(manager)
         assert caught.value.retryable
         assert backend_pid(manager) != first
-    assert manager.pool_stats() == {"in_use": 0, "idle": 1, "max_connections": 50}
+    assert manager.pool_stats().items() >= {"in_use": 0, "idle": 1, "max_connections": 50}.items()
 
 
 def test_a_connection_lost_before_a_transaction_is_replaced(pool: Callable[..., DatabaseManager], url: str) -> None:
@@ -217,7 +217,7 @@ def test_closing_everything_leaves_nothing(pool: Callable[..., DatabaseManager])
     with_session(manager)
     database = manager.database
     manager.close()
-    assert database.pool_stats() == {"in_use": 0, "idle": 0, "max_connections": 50}
+    assert database.pool_stats().items() >= {"in_use": 0, "idle": 0, "max_connections": 50}.items()
 
 
 @pytest.mark.parametrize(

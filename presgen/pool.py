@@ -1,0 +1,251 @@
+"""Checkout: how connections get into a thread's hand and back, without a slot lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+import traceback
+import weakref
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg2
+from playhouse.pool import PooledPostgresqlDatabase
+
+from .config import DatabaseConfig
+from .driver_errors import connect_failure, is_lost
+from .errors import PoolTimeout
+from .watchdog import Watchdog, break_off
+
+logger = logging.getLogger("database")
+
+# A quiet half-open connection shows nothing on its socket; after this long it is asked.
+IDLE_SECONDS_BEFORE_PING: Final = 30.0
+# The watchdog is the second line: a server that is alive ends a statement by itself.
+WATCHDOG_MARGIN_SECONDS: Final = 0.3
+
+WATCHDOG: Final = Watchdog()
+
+
+@dataclass(frozen=True)
+class CheckedOut:
+    """A connection in a thread's hand; the moments are those of time.time()."""
+
+    timestamp: float
+    connection: Any
+    checked_out: float
+    thread: threading.Thread
+    place: str | None = None
+    """Where it was checked out, with `pool_leak_seconds`."""
+
+
+class Checkout(PooledPostgresqlDatabase):
+    """The part of the pool that counts slots, opens connections and checks them, outside its lock."""
+
+    config: DatabaseConfig
+
+    def __init__(self, config: DatabaseConfig) -> None:
+        self.config = config
+        self._opening = self._waiting = 0
+        self._counts = dict.fromkeys(("created", "recycled", "dead", "timeouts"), 0)
+        self._waited_seconds = 0.0
+        super().__init__(
+            config.database,
+            max_connections=config.pool_size + config.max_overflow,
+            stale_timeout=config.pool_recycle,
+            timeout=config.pool_timeout,
+        )
+        _POOLS.add(self)
+
+    def pool_stats(self) -> dict[str, Any]:
+        """Connections now: `in_use`, `idle`, `overflow` (beyond pool_size), `waiting` threads, `max_connections`.
+
+        Since the start: `created`, `recycled` (too old), `dead` (found so), `timeouts`, and `waited_seconds` in all.
+        """
+        with self._pool_available:
+            self._reclaim()
+            in_use = len(self._in_use) + self._opening
+            idle = len(self._connections)
+            return {
+                "in_use": in_use,
+                "idle": idle,
+                "overflow": max(0, in_use + idle - self.config.pool_size),
+                "waiting": self._waiting,
+                "max_connections": self._max_connections,
+                **self._counts,
+                "waited_seconds": self._waited_seconds,
+            }
+
+    def close_all(self) -> None:
+        """Close every connection; a statement that another thread waits for is broken off."""
+        self.close()
+        with self._pool_available:
+            idle = [connection for _, _, connection in self._connections]
+            in_use = [checked_out.connection for checked_out in self._in_use.values()]
+            self._connections.clear()
+            self._in_use.clear()
+            self._pool_available.notify_all()
+        for connection in in_use:
+            break_off(connection)  # closing would wait for its statement
+        for connection in idle + in_use:
+            self._close_raw(connection)
+
+    def abandon(self) -> None:
+        """Forget every connection without a word to the server: in a forked child they are the parent's."""
+        self._pool_lock = threading.RLock()
+        self._pool_available = threading.Condition(self._pool_lock)
+        self._connections: list[Any] = []
+        self._in_use: dict[Any, CheckedOut] = {}
+        self._opening = self._waiting = 0
+        self._state.reset()
+
+    def _checkout(self) -> Any:
+        deadline = time.monotonic() + self.config.pool_timeout
+        while True:
+            idle = self._idle_or_slot(deadline)
+            if idle is None:
+                return self._open()
+            created, idle_since, connection = idle
+            reason = self._why_unusable(connection, created=created, idle_since=idle_since)
+            if reason is None:
+                return connection
+            self._counts[reason] += 1
+            self._discard(connection)
+
+    def _idle_or_slot(self, deadline: float) -> tuple[float, float, Any] | None:
+        """An idle connection, marked as in use; None when the caller may open one in its place."""
+        with self._pool_available:
+            self._warn_of_leaks()
+            while True:
+                if self._connections:
+                    # The connection used last comes out first; what is surplus grows old and is recycled.
+                    idle: tuple[float, float, Any] = self._connections.pop()
+                    self._mark_in_use(idle[2], created=idle[0])
+                    return idle
+                if len(self._in_use) + self._opening < self._max_connections:
+                    self._opening += 1
+                    return None
+                if not self._reclaim():
+                    self._wait_for_a_slot(deadline)
+
+    def _wait_for_a_slot(self, deadline: float) -> None:
+        began = time.monotonic()
+        if began >= deadline:
+            self._counts["timeouts"] += 1
+            raise PoolTimeout(
+                f"all {self._max_connections} connections stayed in use for {self.config.pool_timeout:g} s; "
+                "return connections sooner, or raise DATABASE_POOL_SIZE"
+            )
+        self._waiting += 1
+        try:
+            # Not for ever at once: a thread may die without giving its connection back.
+            self._pool_available.wait(min(deadline - began, _LOOK_FOR_THE_DEAD_SECONDS))
+        finally:
+            self._waiting -= 1
+            self._waited_seconds += time.monotonic() - began
+
+    def _reclaim(self) -> int:
+        """Take back what threads that have ended still hold; gives the number. Needs the lock."""
+        held_by_the_dead = [key for key, held in self._in_use.items() if not held.thread.is_alive()]
+        for key in held_by_the_dead:
+            held = self._in_use.pop(key)
+            logger.warning("Thread %s ended with a connection in hand; it is closed", held.thread.name)
+            threading.Thread(target=self._close_raw, args=(held.connection,), daemon=True).start()
+        return len(held_by_the_dead)
+
+    def _warn_of_leaks(self) -> None:
+        limit = self.config.pool_leak_seconds
+        if limit is None:
+            return
+        for key, held in self._in_use.items():
+            if held.place is not None and time.time() - held.checked_out > limit:
+                logger.warning("A connection has been in use for more than %g s; checked out at\n%s", limit, held.place)
+                self._in_use[key] = CheckedOut(held.timestamp, held.connection, held.checked_out, held.thread)
+
+    def _open(self) -> Any:
+        connection = None
+        try:
+            connection = psycopg2.connect(**self.config.connect_parameters())
+            connection.autocommit = True
+            return connection
+        except psycopg2.Error as error:
+            raise connect_failure(error, self.config.safe_url) from None
+        finally:
+            with self._pool_available:
+                self._opening -= 1
+                if connection is None:
+                    self._pool_available.notify()
+                else:
+                    self._counts["created"] += 1
+                    self._mark_in_use(connection, created=time.time())
+
+    def _mark_in_use(self, connection: Any, *, created: float) -> None:
+        place = None if self.config.pool_leak_seconds is None else "".join(traceback.format_stack(limit=12)[:-4])
+        held = CheckedOut(created, connection, time.time(), threading.current_thread(), place)
+        self._in_use[self.conn_key(connection)] = held
+
+    def _why_unusable(self, connection: Any, *, created: float, idle_since: float) -> str | None:
+        if self._is_stale(created):
+            return "recycled"
+        if is_lost(connection) or has_something_to_read(connection):
+            return "dead"
+        if time.time() - idle_since < IDLE_SECONDS_BEFORE_PING:
+            return None
+        with WATCHDOG.watching(connection, self.config.connect_timeout):
+            return "dead" if self._is_closed(connection) else None
+
+    def _discard(self, connection: Any) -> None:
+        """Close a connection for good and give its slot back."""
+        with self._pool_available:
+            self._in_use.pop(self.conn_key(connection), None)
+            self._pool_available.notify()
+        self._close_raw(connection)
+
+    def _close(self, connection: Any, close_conn: bool = False) -> None:
+        """Check a connection in, undoing outside the lock what was left open."""
+        held = self._in_use.get(self.conn_key(connection))
+        if held is None or close_conn or is_lost(connection) or not self._is_clean(connection):
+            self._discard(connection)
+            return
+        with self._pool_available:
+            if len(self._connections) < self.config.pool_size:
+                del self._in_use[self.conn_key(connection)]
+                self._connections.append((held.timestamp, time.time(), connection))
+                self._pool_available.notify()
+                return
+        self._discard(connection)
+
+    def _is_clean(self, connection: Any) -> bool:
+        """Roll back, and with `pool_reset` forget the session's state; tells whether that worked."""
+        with WATCHDOG.watching(connection, self.config.connect_timeout):
+            if not self._can_reuse(connection):
+                return False
+            if self.config.pool_reset is None:
+                return True
+            with suppress(psycopg2.Error):
+                connection.cursor().execute("DISCARD ALL")
+                return True
+        return False
+
+
+def has_something_to_read(connection: Any) -> bool:
+    """Whether an idle connection's socket is readable: the server has closed it, or is out of step with us."""
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+    return bool(poller.poll(0))
+
+
+_LOOK_FOR_THE_DEAD_SECONDS: Final = 0.5
+_POOLS: Final[weakref.WeakSet[Checkout]] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for pool in tuple(_POOLS):
+        pool.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
