@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import random
 import threading
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,19 +22,24 @@ from .clock import is_sqlite
 from .config import DatabaseConfig
 from .context import session
 from .database import PostgresPool
-from .errors import ConfigurationError, PresgenError
+from .driver_errors import CONNECTION_LOST
+from .errors import CommitUnknown, ConfigurationError, DatabaseUnavailable, PresgenError
 from .features import Feature, find_feature, install_feature, installed_features, uninstall_feature
 from .health import Health, examine
 from .migrator import Migrator
 from .models import MODELS, PresentationJob
+from .models.fenced import in_seconds
 from .queries import get_database_metrics
 from .queue_metrics import get_queue_metrics
 from .sqlite import SqliteFile
+from .verifiable import Verifiable
 
 logger = logging.getLogger("database")
 Result = TypeVar("Result")
 
 _FIRST_RETRY_SECONDS: Final = 0.05
+# How long a lost COMMIT is asked after: a server that crashed recovers meanwhile.
+_VERIFY_SECONDS: Final = 30.0
 
 
 class DatabaseManager:
@@ -139,24 +146,41 @@ class DatabaseManager:
         with self.session() as database, database.atomic() as transaction:
             yield transaction
 
-    def run_in_transaction(self, work: Callable[[], Result], *, retries: int = 3) -> Result:
+    def run_in_transaction(
+        self, work: Callable[[], Result], *, retries: int = 3, within: timedelta | float | None = None
+    ) -> Result:
         """Run `work` in a transaction, and again from its start after errors that are safe to retry.
 
         These are deadlocks, serialization failures, lock timeouts and connections that could not be had or were
-        lost before COMMIT; there are at most `retries` repeats, with a growing, jittered pause. Inside a
-        transaction it runs once: only the outermost can be repeated. `work` has to read or make the rows that it
-        writes: an instance from outside does not forget a save() that was rolled back.
+        lost before COMMIT; there are at most `retries` repeats, with a growing, jittered pause, and none begins
+        after `within` (seconds or a timedelta). When the reply to COMMIT is lost, PostgreSQL is asked what became of
+        the transaction: it is repeated only if it was not applied, and CommitUnknown is raised only when nobody
+        answers. Inside a transaction it runs once: only the outermost can be repeated. `work` has to read or make the
+        rows that it writes: an instance from outside does not forget a save() that was rolled back.
         """
-        nested = self.database.in_transaction()
+        if self.database.in_transaction():
+            with self.transaction():
+                return work()
+        deadline = math.inf if within is None else time.monotonic() + in_seconds(within, "within")
         for attempt in range(retries + 1):
+            pause = _FIRST_RETRY_SECONDS * 2**attempt * random.uniform(0.5, 1.5)
+            verifiable = Verifiable(self.database)
             try:
                 with self.transaction():
-                    return work()
+                    result = work()
+                    verifiable.note()
+                return result
+            except CommitUnknown:
+                if verifiable.was_applied(patience_seconds=min(_VERIFY_SECONDS, deadline - time.monotonic())):
+                    return result
+                if attempt == retries:
+                    raise DatabaseUnavailable(CONNECTION_LOST) from None
+                cause = "CommitUnknown"
             except PresgenError as error:
-                if nested or attempt == retries or not error.retryable:
+                if attempt == retries or not error.retryable or time.monotonic() + pause > deadline:
                     raise
-                pause = _FIRST_RETRY_SECONDS * 2**attempt * random.uniform(0.5, 1.5)
-                logger.info("Transaction failed (%s); again in %.2f s", type(error).__name__, pause)
+                cause = type(error).__name__
+            logger.info("Transaction failed (%s); again in %.2f s", cause, pause)
             time.sleep(pause)
         raise AssertionError("unreachable")
 
