@@ -63,7 +63,7 @@ class DatabaseConfig:
         if scheme in ("postgresql", "postgres") and separator:
             self._set(backend="postgresql", _parameters=self._parse(f"postgresql://{rest}"))
         elif scheme in ("sqlite", "embedded") and rest.startswith("/") and len(rest) > 1:
-            self._set(backend=scheme, path=rest[1:])
+            self._set(backend=scheme, path=rest[1:], pgbouncer=False)  # it stands in front of servers
         else:
             raise ConfigurationError(f"the database URL is malformed: {_URL_FORMS}")
         self._check_ranges()

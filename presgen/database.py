@@ -14,7 +14,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INER
 
 from .config import DatabaseConfig
 from .driver_errors import CONNECTION_LOST, is_lost, translated
-from .errors import CommitUnknown, DatabaseUnavailable, TransactionAborted
+from .errors import CommitUnknown, DatabaseUnavailable, ReadOnlyServer, TransactionAborted
 from .pool import WATCHDOG, WATCHDOG_MARGIN_SECONDS, Checkout, has_something_to_read
 
 logger = logging.getLogger("database")
@@ -104,6 +104,11 @@ class PostgresPool(Observed, Checkout):
         try:
             with self._within(self.config.statement_timeout):
                 return super().execute_sql(sql, params)
+        except ReadOnlyServer:
+            self._unwanted.add(self.conn_key(connection))  # of several hosts, another one may be the primary by now
+            if commits_itself:
+                self.close()
+            raise
         except DatabaseUnavailable:
             self._detach_if_lost()
             if commits_itself and is_lost(connection) and _WRITES.search(sql):

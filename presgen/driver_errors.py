@@ -15,6 +15,7 @@ from .errors import (
     DatabaseUnavailable,
     InvalidTransition,
     PresgenError,
+    ReadOnlyServer,
     StatementTimeout,
 )
 
@@ -90,7 +91,7 @@ def _meaning(error: Exception) -> PresgenError | None:
     if text.startswith(_BUSY_SQLITE):
         return DatabaseBusy(f"{text}: another program is writing to the file, try again when it is done")
     if state == _READ_ONLY:
-        return DatabaseUnavailable(f"{cause.diag.message_primary}: this server only reads, use the primary")
+        return ReadOnlyServer(f"{cause.diag.message_primary}: this server only reads, use the primary")
     if state == _QUERY_CANCELED:
         return StatementTimeout(
             f"{cause.diag.message_primary}: raise DATABASE_STATEMENT_TIMEOUT, or try again when the server is less busy"

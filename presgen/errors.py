@@ -91,6 +91,10 @@ class DatabaseBusy(PresgenError, pw.OperationalError):
     retryable = True
 
 
+class ReadOnlyServer(DatabaseUnavailable):
+    """The server only reads: a standby, or a primary that has been told so."""
+
+
 class StatementTimeout(PresgenError, pw.OperationalError):
     """A statement took longer than it may."""
 

@@ -117,10 +117,16 @@ class VarcharField(Checked, pw.CharField):
 
 
 class EmailField(VarcharField):
-    """An e-mail address in lower case, also where it is compared."""
+    """An e-mail address in normal form, also where it is compared."""
 
     def db_value(self, value: Any) -> Any:
-        return value.lower() if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        value = str.__str__(value)
+        if not value.isascii() or "xn--" in value:  # a domain has many spellings; a part of an address has none
+            with suppress(ValidationError):
+                return validation.email(value)
+        return validation.lower(value)
 
 
 class LongTextField(Checked, pw.TextField):

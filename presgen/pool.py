@@ -53,6 +53,8 @@ class Checkout(PooledPostgresqlDatabase):
         self._opening = self._waiting = 0
         self._counts = dict.fromkeys(("created", "recycled", "dead", "timeouts"), 0)
         self._waited_seconds = 0.0
+        self._unwanted: set[Any] = set()
+        """The keys of connections that are not to be used again, when they come back."""
         super().__init__(
             config.database,
             max_connections=config.pool_size + config.max_overflow,
@@ -207,13 +209,16 @@ class Checkout(PooledPostgresqlDatabase):
 
     def _close(self, connection: Any, close_conn: bool = False) -> None:
         """Check a connection in, undoing outside the lock what was left open."""
-        held = self._in_use.get(self.conn_key(connection))
+        key = self.conn_key(connection)
+        held = self._in_use.get(key)
+        close_conn = close_conn or key in self._unwanted
+        self._unwanted.discard(key)
         if held is None or close_conn or is_lost(connection) or not self._is_clean(connection):
             self._discard(connection)
             return
         with self._pool_available:
             if len(self._connections) < self.config.pool_size:
-                del self._in_use[self.conn_key(connection)]
+                del self._in_use[key]
                 self._connections.append((held.timestamp, time.time(), connection))
                 self._pool_available.notify()
                 return

@@ -9,6 +9,7 @@ import json
 import math
 import operator
 import re
+import unicodedata
 from collections.abc import Callable
 from datetime import datetime, timezone
 from numbers import Real
@@ -21,6 +22,8 @@ Rule = Callable[[Any], Any]
 # Text and documents are bounded so that one bad caller cannot fill a table's disk.
 LONG_TEXT_MAX: Final = 10_000
 DOCUMENT_MAX_BYTES: Final = 1_000_000
+# Far below the depth at which SQLite, PostgreSQL and Python's own parser give up, each at another one.
+DOCUMENT_MAX_DEPTH: Final = 100
 VOICE_CLONE_MAX_SECONDS: Final = 300
 
 # An escape of NUL in JSON, and not the text of one behind an escaped backslash.
@@ -31,6 +34,7 @@ def text(value: Any, *, max_length: int) -> str:
     """A non-blank string of at most `max_length` characters that every backend can store."""
     if not isinstance(value, str):
         raise ValidationError(f"must be text, not {type(value).__name__}", rule="type")
+    value = str.__str__(value)  # what a subclass says of itself, as members of an Enum do, is not its text
     if not value.strip():
         raise ValidationError("must not be empty", rule="empty")
     if len(value) > max_length:
@@ -97,16 +101,21 @@ def moment(value: Any) -> datetime:
     """An aware datetime, in UTC."""
     if not isinstance(value, datetime):
         raise ValidationError(f"must be a datetime, not {type(value).__name__}", rule="type")
-    if value.tzinfo is None or value.utcoffset() is None:
-        raise ValidationError("must be an aware datetime; use datetime.now(timezone.utc)", rule="aware")
     try:
+        if value.utcoffset() is None:
+            raise ValidationError("must be an aware datetime; use datetime.now(timezone.utc)", rule="aware")
         return value.astimezone(timezone.utc)
-    except OverflowError:
+    except ValidationError:
+        raise
+    except (OverflowError, ValueError):  # past the years 1 to 9999, or a zone that is off by more than a day
         raise ValidationError("is out of range", rule="range") from None
 
 
 def document(value: Any) -> Any:
-    """A JSON value, as it will read back (tuples become lists, keys become text)."""
+    """A JSON value, as it will read back: tuples become lists, keys text, and floats from 1e16 on ints of equal value.
+
+    PostgreSQL writes such floats without exponent or fraction, which is an int when it is read.
+    """
     try:
         encoded = json.dumps(value, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
@@ -116,7 +125,24 @@ def document(value: Any) -> Any:
         raise ValidationError("must not contain the NUL character", rule="nul")
     if len(encoded.encode()) > DOCUMENT_MAX_BYTES:
         raise ValidationError(f"must be at most {DOCUMENT_MAX_BYTES} bytes of JSON", rule="max_length")
-    return json.loads(encoded)
+    decoded = json.loads(encoded, parse_float=_float_or_int)
+    if _is_deeper(decoded, DOCUMENT_MAX_DEPTH):
+        raise ValidationError(f"must be nested at most {DOCUMENT_MAX_DEPTH} deep", rule="depth")
+    return decoded
+
+
+def _float_or_int(text: str) -> float | int:
+    return int(float(text)) if "e+" in text else float(text)
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth + 1):
+        inner = [part for part in level if isinstance(part, (dict, list))]
+        level = [part for parts in inner for part in (parts.values() if isinstance(parts, dict) else parts)]
+        if not inner:
+            return False
+    return True
 
 
 def positive(message: str = "must be positive") -> Rule:
@@ -142,13 +168,18 @@ def between(low: float, high: float, message: str | None = None) -> Rule:
 
 
 def email(value: str) -> str:
-    """A deliverable-looking address in normal form and lower case; its domain is not looked up."""
+    """A deliverable-looking address in lower case and normal form, its domain in Unicode and not looked up."""
     from email_validator import EmailNotValidError, validate_email
 
     try:
-        return validate_email(value, check_deliverability=False).normalized.lower()
+        return lower(validate_email(value, check_deliverability=False).normalized)
     except EmailNotValidError:
         raise ValidationError("Invalid email format", rule="email") from None
+
+
+def lower(value: str) -> str:
+    """Text in lower case and normal form C, which lower case can break: J with a caron is two characters, ǰ is one."""
+    return unicodedata.normalize("NFC", value.lower())
 
 
 def absolute_path(value: str) -> str:

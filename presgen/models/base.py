@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import peewee as pw
@@ -137,10 +137,20 @@ class BaseModel(signals.Model):
     def bulk_update(cls, model_list: Iterable[Any], fields: Iterable[Any], batch_size: int | None = None) -> int:
         instances = list(model_list)
         chosen = [cls.field_of(field) for field in fields]
+        key = cls._meta.primary_key
+        ids = [key.clean(instance._pk) for instance in instances]
         for instance in instances:
             for field in chosen:
                 instance.__data__[field.name] = field.clean(instance.__data__.get(field.name))
-        return int(super().bulk_update(instances, chosen, batch_size)) if instances else 0
+        written = 0
+        for batch in pw.chunked(list(zip(ids, instances, strict=True)), batch_size or max(1, len(instances))):
+            row: Row = {}
+            for field in chosen:
+                values = [(number, _case_value(field, instance.__data__[field.name])) for number, instance in batch]
+                # ELSE tells PostgreSQL the type, which it would take for text where all values are NULL or moments.
+                row[field] = pw.Case(key, values, field)
+            written += cls.update(row).where(key.in_([number for number, _ in batch])).execute()
+        return written
 
     @classmethod
     def _cleaned_rows(cls, rows: Iterable[Any], fields: Any) -> Iterator[Row]:
@@ -148,6 +158,10 @@ class BaseModel(signals.Model):
         columns = None
         for number, row in enumerate(rows, start=1):
             if not isinstance(row, Mapping):
+                if isinstance(row, (str, bytes)) or not isinstance(row, Sequence):
+                    raise ValidationError(
+                        f"row {number} must be a mapping or a sequence of values, not {type(row).__name__}", rule="type"
+                    )
                 if len(row) != len(named):
                     raise ValidationError(f"a row has {len(row)} values for {len(named)} columns", rule="columns")
                 row = dict(zip(named, row, strict=True))
@@ -189,6 +203,10 @@ class CheckedInsert(pw.ModelInsert):
             row = self.model.cleaned(kwargs["update"], creating=False)
             kwargs["update"] = self.model.touched(row)
         return super().on_conflict(*args, **kwargs)
+
+
+def _case_value(field: Any, value: Any) -> Any:
+    return value if isinstance(value, pw.Node) else field.case_value(value)
 
 
 def _is_read_back(field: Any, row: Row, creating: bool) -> bool:

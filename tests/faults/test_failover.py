@@ -1,0 +1,102 @@
+"""Several hosts in the URL: after a promotion the pool finds the new primary by itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import quote
+
+import pytest
+
+from presgen import CommitUnknown, DatabaseConfig, DatabaseManager, DatabaseUnavailable, User
+from presgen.embedded import EmbeddedServer
+
+# After the promotion; the machine is shared, so a test allows more than the second that is promised.
+PATIENCE_SECONDS = 5.0
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[EmbeddedServer, EmbeddedServer]]:
+    """A primary with presgen's schema, and a standby that follows it."""
+    with ExitStack() as stack:
+        folders = [Path(stack.enter_context(TemporaryDirectory(prefix="presgen-failover-"))) for _ in range(2)]
+        primary, standby = (EmbeddedServer(folder) for folder in folders)
+        stack.enter_context(primary)
+        with DatabaseManager(primary.url) as manager:
+            manager.migrate()
+        standby._prepare_folder()
+        primary._run(
+            "pg_basebackup", "-h", primary.socket_folder, "-p", 5432, "-U", "postgres",
+            "-D", standby.data, "--write-recovery-conf", "--checkpoint=fast",
+        )  # fmt: skip
+        stack.enter_context(standby)
+        yield primary, standby
+
+
+def url_of(*servers: EmbeddedServer) -> str:
+    hosts = ",".join(quote(str(server.socket_folder), safe="") for server in servers)
+    ports = ",".join("5432" for _ in servers)
+    return f"postgresql:///presgen?host={hosts}&port={ports}&user=postgres&target_session_attrs=read-write"
+
+
+def test_the_pool_finds_the_new_primary_after_a_promotion(pair: tuple[EmbeddedServer, EmbeddedServer]) -> None:
+    primary, standby = pair
+    with DatabaseManager(DatabaseConfig(url_of(standby, primary), connect_timeout=3)) as manager:
+        with manager.session():
+            User.create(name="before")
+        wait_for_replay(primary, standby)
+        primary._run("pg_ctl", "-D", primary.data, "-m", "immediate", "-w", "stop")
+        with pytest.raises(DatabaseUnavailable):  # for as long as there is no primary
+            User.create(name="between")
+        standby._run("pg_ctl", "-D", standby.data, "-w", "promote")
+        began = time.monotonic()
+        while True:
+            try:
+                with manager.session():
+                    User.create(name="after")
+                break
+            except (DatabaseUnavailable, CommitUnknown):
+                assert time.monotonic() - began < PATIENCE_SECONDS
+        assert manager.health().role == "primary"
+        assert [user.name for user in User.select().order_by(User.id)] == ["before", "after"]
+        manager.database.close()
+        assert manager.pool_stats()["in_use"] == 0
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_a_server_that_only_reads_from_now_on_is_left(
+    pair: tuple[EmbeddedServer, EmbeddedServer], in_transaction: bool
+) -> None:
+    """Its connections live on, so nothing but the refusal tells that another one is the primary."""
+    primary, standby = pair
+    with DatabaseManager(url_of(primary, standby)) as manager, manager.session() as database:
+        User.create(name="before")
+        wait_for_replay(primary, standby)
+        standby._run("pg_ctl", "-D", standby.data, "-w", "promote")
+        database.execute_sql("ALTER SYSTEM SET default_transaction_read_only = on")
+        database.execute_sql("SELECT pg_reload_conf()")
+        deadline = time.monotonic() + 20
+        while database.execute_sql("SHOW transaction_read_only").fetchone() == ("off",):
+            assert time.monotonic() < deadline
+        database.close()
+        block = manager.transaction() if in_transaction else manager.session()
+        with pytest.raises(DatabaseUnavailable, match="use the primary"), block:
+            User.create(name="refused")
+        with manager.session():
+            User.create(name="after")
+        with DatabaseManager(standby.url):
+            assert [user.name for user in User.select().order_by(User.id)] == ["before", "after"]
+
+
+def wait_for_replay(primary: EmbeddedServer, standby: EmbeddedServer) -> None:
+    with DatabaseManager(primary.url) as manager:
+        (written,) = manager.database.execute_sql("SELECT pg_current_wal_flush_lsn()::text").fetchone()
+    with DatabaseManager(standby.url) as manager:
+        behind = "SELECT pg_last_wal_replay_lsn() < %s::pg_lsn"
+        deadline = time.monotonic() + 20
+        while manager.database.execute_sql(behind, (written,)).fetchone()[0]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
