@@ -42,6 +42,8 @@ _REMEDIES: Final = (
     ("too many clients", "lower DATABASE_POOL_SIZE, or raise max_connections on the server"),
     ("does not support SSL", "the server has no TLS: unset DATABASE_SSL, or turn TLS on at the server"),
     ("certificate", "check DATABASE_SSLROOTCERT and the host name in the server's certificate"),
+    ("no encryption", "set DATABASE_SSL=true, the server wants TLS"),
+    ("unsupported startup parameter", "that is PgBouncer: set DATABASE_PGBOUNCER=true"),
     ("does not exist", "create it, or check POSTGRES_DB and POSTGRES_USER"),
 )
 

@@ -13,4 +13,10 @@ ROOT = Path(__file__).parent.parent
 if Path(presgen.__file__).parent.parent == ROOT:
     presgen.__path__.append(str(ROOT))
 
-pytest_plugins = ["fixtures.servers", "fixtures.databases", "fixtures.rows"]
+pytest_plugins = [
+    "fixtures.pgbouncer",
+    "fixtures.tls_server",
+    "fixtures.servers",
+    "fixtures.databases",
+    "fixtures.rows",
+]

@@ -44,7 +44,7 @@ def db(url: str) -> Iterator[DatabaseManager]:
 @pytest.fixture(autouse=True)
 def _no_database_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(("DATABASE_", "POSTGRES_")):
+        if name.startswith(("DATABASE_", "POSTGRES_")) and name != "DATABASE_PGBOUNCER":  # `tox -e pgbouncer` sets it
             monkeypatch.delenv(name)
 
 
@@ -283,7 +283,7 @@ def test_metrics_as_json_are_what_the_manager_gives(presgen: Presgen, job: Prese
     metrics = json.loads(succeeded(presgen("metrics", "--json")))
 
     assert metrics["jobs_by_status"] == {**dict.fromkeys(JobStatus, 0), "pending": 1}
-    assert metrics["pool"].keys() == {"in_use", "idle", "max_connections"}
+    assert metrics["pool"].keys() >= {"in_use", "idle", "max_connections"}
 
 
 # jobs

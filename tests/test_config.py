@@ -73,6 +73,13 @@ def test_pgbouncer_gets_no_options_of_ours() -> None:
     assert own.connect_parameters()["options"] == "-cfoo=bar"
 
 
+def test_a_file_has_no_pgbouncer_in_front_of_it() -> None:
+    config = DatabaseConfig("sqlite:///:memory:", pgbouncer=True)
+    assert config.pgbouncer is False
+    with DatabaseManager(config) as manager:
+        assert manager.migrate() == manager.migrations.known()
+
+
 @pytest.mark.parametrize(
     ("url_mode", "variables", "used"),
     [

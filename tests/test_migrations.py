@@ -146,9 +146,10 @@ def test_two_pw_migrate_at_once_apply_each_migration_once(empty_url: str) -> Non
 
 
 def test_two_managers_at_once_apply_each_migration_once(empty_url: str) -> None:
-    code = "import sys; from presgen import DatabaseManager; print(DatabaseManager(sys.argv[1]).migrate())"
+    code = "from presgen import DatabaseManager; print(DatabaseManager.from_env().migrate())"
+    environ = {**os.environ, "DATABASE_URL": empty_url}
     processes = [
-        subprocess.Popen([sys.executable, "-c", code, empty_url], text=True, stdout=subprocess.PIPE) for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", code], env=environ, text=True, stdout=subprocess.PIPE) for _ in range(2)
     ]
     assert sorted(finished(process).strip() for process in processes) == sorted(["[]", str(NAMES)])
 
