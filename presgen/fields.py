@@ -123,7 +123,7 @@ class EmailField(VarcharField):
         if not isinstance(value, str):
             return value
         value = str.__str__(value)
-        if not value.isascii() or "xn--" in value:  # a domain has many spellings; a part of an address has none
+        if not value.isascii() or "xn--" in value.lower():  # a domain has many spellings
             with suppress(ValidationError):
                 return validation.email(value)
         return validation.lower(value)

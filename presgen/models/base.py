@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -107,6 +108,14 @@ class BaseModel(signals.Model):
             return {field: values[field.name] for field in fields if values.get(field.name) is not None}
         return {field: values[field.name] for field in fields if field.name in self._dirty and not field.primary_key}
 
+    @classmethod
+    def get(cls, *query: Any, **filters: Any) -> Any:
+        """The first row that matches; raises DoesNotExist, whose message shows no values, unlike peewee's."""
+        try:
+            return super().get(*query, **filters)
+        except cls.DoesNotExist:
+            raise cls.DoesNotExist(f"there is no such {cls.__name__}") from None
+
     def delete_instance(self, recursive: bool = False, delete_nullable: bool = False) -> int:
         """Delete the row. The foreign keys' own rules cascade or refuse; peewee's recursion would go around them."""
         with session(self._meta.database):
@@ -191,7 +200,7 @@ class BaseModel(signals.Model):
         """The field that a name, a column's name or the field itself stands for; raises ValidationError."""
         field = cls._meta.combined.get(key) if isinstance(key, str) else key
         if not isinstance(field, Checked) or cls._meta.fields.get(field.name) is not field:
-            raise ValidationError(f"{cls.__name__} has no field {key!r}", rule="unknown")
+            raise ValidationError(f"{cls.__name__} has no field {reprlib.repr(key)}", rule="unknown")
         return field
 
 

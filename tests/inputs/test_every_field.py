@@ -1,0 +1,76 @@
+"""Any value in any field by any way of writing: refused before the driver, or stored and read back as it was."""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import unicodedata
+from datetime import datetime
+from fractions import Fraction
+from typing import Any
+
+import peewee as pw
+from hostile_values import Given, LikeNumpy, values_for
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from three_backends import Backends
+from ways_of_writing import Way, ways_to_write
+
+from presgen import MODELS
+
+IS_FULL = bool(os.environ.get("PRESGEN_FAULTS_FULL"))
+
+
+def settings_for(*, short: int, full: int) -> settings:
+    """So many examples in the normal suite, always the same ones; new ones with PRESGEN_FAULTS_FULL."""
+    return settings(
+        max_examples=full if IS_FULL else short,
+        derandomize=not IS_FULL,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+FIELDS = [field for model in MODELS for field in model._meta.sorted_fields]
+ALLOWED = {"ValidationError", "ConstraintViolation", "InvalidTransition"}
+
+
+@st.composite
+def writes(draw: st.DrawFn) -> tuple[Any, Way, Given]:
+    field = draw(st.sampled_from(FIELDS))
+    return field, draw(st.sampled_from(ways_to_write(field))), draw(values_for(field))
+
+
+def test_every_value_is_refused_or_stored_alike_on_all_backends(backends: Backends) -> None:
+    @settings_for(short=150, full=10_000)
+    @given(writes())
+    def check(write: tuple[Any, Way, Given]) -> None:
+        field, way, value = write
+        written = backends.outcome(lambda: way(field, value.make()))
+        if written.is_stored:
+            assert reads_back(field, value.make(), written.stored.get(field.name)), (write, written)
+        else:
+            assert written.error in ALLOWED, (write, written)
+
+    check()
+
+
+def reads_back(field: Any, given: Any, stored: Any) -> bool:
+    """Whether the stored value is the given one, in the normal form that is documented for its field."""
+    if given is None:
+        return stored is None or stored == field.default or field.is_filled_by_database
+    if isinstance(given, pw.Model):
+        return bool(stored == given._pk)
+    if isinstance(given, datetime):
+        return bool(stored == given) and stored.utcoffset().total_seconds() == 0
+    if field.name == "email":
+        return stored == unicodedata.normalize("NFC", stored).lower()
+    if field.name == "checkpoint":
+        return bool(stored == json.loads(json.dumps(given)))
+    if isinstance(given, Fraction):
+        return bool(stored == float(given))
+    if isinstance(given, LikeNumpy):
+        return bool(stored == operator.index(given))
+    return bool(stored == given)
