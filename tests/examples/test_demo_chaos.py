@@ -27,7 +27,8 @@ def test_every_video_is_made_once_though_workers_are_killed() -> None:
             ends = Counter(event.job_id for event in JobEvent.select() if event.to_status is JobStatus.COMPLETED)
         assert {job.status for job in jobs} == {JobStatus.COMPLETED}
         assert ends == {job.id: 1 for job in jobs}
-        # A kill between claim and look is a lost attempt too, so attempts tell at least the kills.
-        assert all(job.attempt >= 1 + killed.count(str(job.id)) for job in jobs)
-        videos = sorted(path.name for path in (folder / "store" / "videos").rglob("*.mp4"))
-        assert videos == sorted(Path(str(job.s3_video_path)).name for job in jobs)
+        # Beside them may lie what a worker had not finished when it was killed.
+        assert len({job.s3_video_path for job in jobs}) == len(jobs)
+        for job in jobs:
+            video = folder / "store" / str(job.s3_video_path).lstrip("/")
+            assert video.stat().st_size == job.file_size_bytes
