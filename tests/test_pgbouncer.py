@@ -128,12 +128,10 @@ def test_the_migrations_go_up_down_and_up(db: DatabaseManager) -> None:
 
 
 def test_managers_that_migrate_at_once_apply_each_migration_once(url: str) -> None:
-    managers = [DatabaseManager(DatabaseConfig(url, pgbouncer=True)) for _ in range(3)]
     with ExitStack() as stack, ThreadPoolExecutor(3) as threads:
-        for manager in managers:
-            stack.callback(manager.database.close_all)
+        managers = [stack.enter_context(DatabaseManager(DatabaseConfig(url, pgbouncer=True))) for _ in range(3)]
         applied = list(threads.map(lambda manager: manager.migrate(), managers))
-    assert sorted(applied, key=len) == [[], [], managers[0].migrations.known()]
+        assert sorted(applied, key=len) == [[], [], managers[0].migrations.known()]
 
 
 def test_a_job_lives_its_life(db: DatabaseManager, enqueue: Callable[[int], int]) -> None:
