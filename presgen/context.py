@@ -1,43 +1,135 @@
-"""session(): one connection for a block of code."""
+"""Sessions: which connection a piece of code has in hand, and when it goes back.
+
+A session follows its context (contextvars): coroutines have their own, and share it with the threads that they call.
+A statement or transaction outside a session makes one for itself. `connect()` opens a connection for the thread.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Final
+
+import peewee as pw
 
 from .errors import ConfigurationError
 
 
-@contextmanager
-def session(database: Any) -> Iterator[Any]:
-    """Hold one connection of `database` for the block; the outermost block of a thread gives it back.
+class Session:
+    """What one context has of a database; any of its threads may use it, one at a time, and end it."""
 
-    Raises PoolTimeout or DatabaseUnavailable when there is none to be had.
+    def __init__(self, database: Any, *, is_for_now: bool = False) -> None:
+        self.database = database
+        self.state = pw._ConnectionState()
+        self.is_for_now = is_for_now
+        """Whether it ends by itself, with the statement or transaction that it was begun for."""
+        self.is_over = False
+        self._outer = _live(_INNERMOST.get())
+
+    def begin(self) -> None:
+        """Make it this context's."""
+        _INNERMOST.set(self)
+
+    def end(self) -> None:
+        """Undo what was left open, and give the connection back."""
+        before = _INNERMOST.get()
+        _INNERMOST.set(self)  # it may end in another context than it began in
+        try:
+            give_back(self.database)
+        finally:
+            self.is_over = True
+            _INNERMOST.set(self.outer if before is self else before)
+
+    @property
+    def outer(self) -> Session | None:
+        """The session around this one that is not over."""
+        return _live(self._outer)
+
+
+_INNERMOST: Final[ContextVar[Session | None]] = ContextVar("presgen's innermost session", default=None)
+
+
+def _live(session: Session | None) -> Session | None:
+    while session is not None and session.is_over:
+        session = session._outer
+    return session
+
+
+def session_of(database: Any) -> Session | None:
+    """The session of this context, None where it has none."""
+    session = _live(_INNERMOST.get())
+    while session is not None and session.database is not database:
+        session = session.outer
+    return session
+
+
+class Contextual:
+    """A database whose connection in hand is its context's session's, or else its thread's."""
+
+    @property
+    def _state(self) -> Any:
+        session = _INNERMOST.get()
+        if session is None:
+            return self._of_thread
+        if session.database is not self or session.is_over:
+            session = session_of(self)
+        return self._of_thread if session is None else session.state
+
+    @_state.setter
+    def _state(self, _of_peewee: Any) -> None:
+        self._of_thread = pw._ConnectionLocal()
+
+
+@contextmanager
+def session(database: Any, *, lazily: bool = False) -> Iterator[Any]:
+    """Hold one connection of `database` for the block, from its first statement on when `lazily`.
+
+    Inside another session it is that one's; the outermost gives the connection back. Raises PoolTimeout or
+    DatabaseUnavailable when there is none to be had.
     """
     if database is None:
         raise ConfigurationError(
             "the models have no database: use them inside `with DatabaseManager(…):`, or bind them to one"
         )
-    opened = database.connect(reuse_if_open=True)
+    if session_of(database) is not None or not database.is_closed():
+        if not lazily:
+            database.connect(reuse_if_open=True)
+        yield database
+        return
+    own = Session(database)
+    own.begin()
     try:
+        if not lazily:
+            database.connect()
         yield database
     finally:
-        if opened:
-            database.close()
+        own.end()
 
 
 @contextmanager
 def contained(database: Any) -> Iterator[None]:
     """Run somebody else's code: what it leaves open, a transaction or a connection, is undone and given back."""
+    around = _INNERMOST.get()
     had_transaction, was_closed = database.in_transaction(), database.is_closed()
     try:
         yield
     finally:
-        if not had_transaction:
-            while database.in_transaction():
-                database.pop_transaction()
-            if not database.is_closed():
-                database.rollback()
-                if was_closed:
-                    database.close()
+        while (left_open := _live(_INNERMOST.get())) is not None and left_open is not around:
+            left_open.end()
+        if was_closed:
+            give_back(database)
+        elif not had_transaction and not database.is_closed():
+            _forget_transactions(database)
+            database.rollback()
+
+
+def give_back(database: Any) -> None:
+    """Give the connection in hand back, if there is one; that undoes a transaction that is open."""
+    _forget_transactions(database)
+    database.close()
+
+
+def _forget_transactions(database: Any) -> None:
+    while database.in_transaction():
+        database.pop_transaction()

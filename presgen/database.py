@@ -13,8 +13,10 @@ import peewee as pw
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR
 
 from .config import DatabaseConfig
+from .context import Contextual, Session, session, session_of
 from .driver_errors import CONNECTION_LOST, is_lost, translated
-from .errors import CommitUnknown, DatabaseUnavailable, ReadOnlyServer, TransactionAborted
+from .errors import CommitUnknown, DatabaseUnavailable, ReadOnlyServer, TransactionAborted, TransactionElsewhere
+from .fetched import FetchedCursor
 from .pool import WATCHDOG, WATCHDOG_MARGIN_SECONDS, Checkout, has_something_to_read
 
 logger = logging.getLogger("database")
@@ -26,8 +28,8 @@ _WRITES: Final = re.compile(
 _COMMIT_UNKNOWN: Final = "the connection was lost during COMMIT: read the rows again to learn whether it was applied"
 
 
-class Observed:
-    """What both backends share: errors of presgen's own, and statements that are logged without parameters."""
+class Observed(Contextual):
+    """What both backends share: sessions, errors of presgen's own, and statements logged without parameters."""
 
     slow_query_seconds: float
     is_retired = False
@@ -44,6 +46,23 @@ class Observed:
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         with translated():
             return super().execute_sql(sql, params)  # type: ignore[misc]
+
+    def connection_context(self) -> Any:
+        """A session; peewee's own closes the connection of the block around it."""
+        return session(self)
+
+    def push_transaction(self, transaction: Any) -> None:
+        self._take()  # connecting later would forget the transaction
+        super().push_transaction(transaction)  # type: ignore[misc]
+
+    def pop_transaction(self) -> Any:
+        if not self._state.transactions:
+            raise TransactionElsewhere
+        return super().pop_transaction()  # type: ignore[misc]
+
+    def _take(self) -> None:
+        """See to it that there is a connection in hand."""
+        self.connect(reuse_if_open=True)  # type: ignore[attr-defined]
 
     def _log_query(self, sql: str, params: Any) -> None:
         """Keep peewee's own debug log, which prints parameters, silent."""
@@ -72,8 +91,8 @@ class PostgresPool(Observed, Checkout):
         self.observe(config)
 
     def connect(self, reuse_if_open: bool = False) -> bool:
-        """Check a connection out for this thread; raises PoolTimeout or DatabaseUnavailable."""
-        # Peewee holds its database-wide lock here. The state belongs to the thread, so none is needed.
+        """Check a connection out for this session or thread; raises PoolTimeout or DatabaseUnavailable."""
+        # Peewee holds its database-wide lock here. The state belongs to the thread or session, so none is needed.
         if not self._state.closed:
             if reuse_if_open:
                 return False
@@ -84,7 +103,7 @@ class PostgresPool(Observed, Checkout):
         return True
 
     def close(self) -> bool:
-        """Check this thread's connection in; an open transaction is an error, as in peewee."""
+        """Check the connection in hand in; an open transaction is an error, as in peewee."""
         if self._state.closed:
             return False
         connection = self._state.conn
@@ -95,8 +114,16 @@ class PostgresPool(Observed, Checkout):
         return True
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
-        if self._state.closed and self.autoconnect:
-            self.connect()  # here, so that waiting for a connection does not count as a slow statement
+        """Run a statement; without a session or an open connection, on one that is in hand only for so long."""
+        self._take()  # here, so that waiting for a connection does not count as a slow statement
+        if self._for_now() is None:
+            return self._execute_in_hand(sql, params)
+        try:
+            return FetchedCursor(self._execute_in_hand(sql, params))
+        finally:
+            self._give_back_if_done()
+
+    def _execute_in_hand(self, sql: str, params: Any) -> Any:
         connection = self._state.conn
         commits_itself = connection.get_transaction_status() == TRANSACTION_STATUS_IDLE
         if commits_itself:
@@ -124,12 +151,15 @@ class PostgresPool(Observed, Checkout):
             raise DatabaseUnavailable(CONNECTION_LOST)
 
     def begin(self, isolation_level: str | int | None = None) -> None:
+        self._take()
         try:
             with translated(), self._within(self.config.connect_timeout):
                 super().begin(isolation_level)
         except DatabaseUnavailable:
             self._detach_if_lost()
             raise
+        finally:
+            self._give_back_if_done()
 
     def commit(self) -> None:
         """Commit; raises CommitUnknown when the connection is lost before the server has answered.
@@ -143,14 +173,37 @@ class PostgresPool(Observed, Checkout):
                 super().commit()
         except DatabaseUnavailable:
             raise CommitUnknown(_COMMIT_UNKNOWN) from None
+        finally:
+            self._give_back_if_done()
 
     def rollback(self) -> None:
         """Roll back; a lost connection has done so already, and must not mask the error that led here."""
+        if self._state.closed:
+            return
         try:
             with translated(), self._within(self.config.connect_timeout):
                 super().rollback()
         except DatabaseUnavailable:
             self._detach_if_lost()
+        finally:
+            self._give_back_if_done()
+
+    def pop_transaction(self) -> Any:
+        transaction = super().pop_transaction()
+        session = self._for_now()
+        if session is not None and not session.state.transactions and isinstance(transaction, pw._manual):
+            session.end()  # and undo what its block has left open
+        return transaction
+
+    def _run_commit_callbacks(self) -> None:
+        try:
+            super()._run_commit_callbacks()
+        finally:
+            self._give_back_if_done()
+
+    def _clear_commit_callbacks(self) -> None:
+        super()._clear_commit_callbacks()
+        self._give_back_if_done()
 
     @contextmanager
     def answering_within(self, seconds: float) -> Iterator[None]:
@@ -169,7 +222,37 @@ class PostgresPool(Observed, Checkout):
             return nullcontext()
         return WATCHDOG.watching(self._state.conn, limit + WATCHDOG_MARGIN_SECONDS)
 
+    def _take(self) -> None:
+        """See to it that there is a connection in hand: outside sessions, for the statement or transaction."""
+        if not self._state.closed or not self.autoconnect:
+            return
+        if session_of(self) is None:
+            Session(self, is_for_now=True).begin()
+        try:
+            self.connect()
+        except BaseException:
+            self._give_back_if_done()
+            raise
+
+    def _for_now(self) -> Session | None:
+        """The session that a statement or transaction has made for itself, and that it ends."""
+        session = session_of(self)
+        return session if session is not None and session.is_for_now else None
+
+    def _give_back_if_done(self) -> None:
+        session = self._for_now()
+        if session is not None and not _is_busy(session.state):
+            session.end()
+
     def _detach_if_lost(self) -> None:
         """Drop a dead connection, so that the thread's next statement outside the transaction gets a fresh one."""
         if not self._state.closed and not self.in_transaction() and is_lost(self._state.conn):
             self.close()
+
+
+def _is_busy(state: Any) -> bool:
+    """Whether a transaction is open, or what has to be called after it is not called yet."""
+    if state.closed:
+        return False
+    is_open = not is_lost(state.conn) and state.conn.get_transaction_status() != TRANSACTION_STATUS_IDLE
+    return is_open or bool(state.transactions or state.commit_callbacks)

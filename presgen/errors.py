@@ -110,6 +110,17 @@ class TransactionAborted(PresgenError, pw.InternalError):
         super().__init__(message)
 
 
+class TransactionElsewhere(PresgenError, IndexError):
+    """A transaction ends in another context than it began in, which has not been part of it."""
+
+    def __init__(
+        self,
+        message: str = "this context has no open transaction: one that begins in a FastAPI dependency does not reach "
+        "the endpoint; begin it in the endpoint",
+    ) -> None:
+        super().__init__(message)
+
+
 class PoolTimeout(PresgenError):
     """No connection of the pool became free in time."""
 

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -126,15 +126,19 @@ class DatabaseManager:
 
     # Work
 
-    @contextmanager
-    def session(self) -> Iterator[Any]:
-        """Hold one connection for the block, re-entrantly; the outermost block gives it back."""
-        with session(self.database) as database:
-            yield database
+    def session(self) -> AbstractContextManager[Any]:
+        """Hold one connection for the block, re-entrantly; the outermost block gives it back.
+
+        A session follows its context: coroutines, and the threads that they call with their context, share it.
+        """
+        return session(self.database)
 
     def get_session(self) -> Iterator[Any]:
-        """session() as a generator, for dependency injection; it has to start and end in the same thread."""
-        with self.session() as database:
+        """A session as a generator, for dependency injection, which connects when it is first used.
+
+        It may end in another thread than it began in, and undoes a transaction that is still open then.
+        """
+        with session(self.database, lazily=True) as database:
             yield database
 
     @contextmanager

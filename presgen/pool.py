@@ -17,6 +17,7 @@ import psycopg2
 from playhouse.pool import PooledPostgresqlDatabase
 
 from .config import DatabaseConfig
+from .context import Contextual, Session, session_of
 from .driver_errors import connect_failure, is_lost
 from .errors import PoolTimeout
 from .watchdog import Watchdog, break_off
@@ -33,17 +34,22 @@ WATCHDOG: Final = Watchdog()
 
 @dataclass(frozen=True)
 class CheckedOut:
-    """A connection in a thread's hand; the moments are those of time.time()."""
+    """A connection in hand; the moments are those of time.time()."""
 
     timestamp: float
     connection: Any
     checked_out: float
-    thread: threading.Thread
+    holder: threading.Thread | weakref.ref[Session]
+    """The session that has it, which threads may hand on, or else the thread."""
     place: str | None = None
     """Where it was checked out, with `pool_leak_seconds`."""
 
+    def is_held(self) -> bool:
+        """Whether anybody is left to give it back."""
+        return self.holder.is_alive() if isinstance(self.holder, threading.Thread) else self.holder() is not None
 
-class Checkout(PooledPostgresqlDatabase):
+
+class Checkout(Contextual, PooledPostgresqlDatabase):
     """The part of the pool that counts slots, opens connections and checks them, outside its lock."""
 
     config: DatabaseConfig
@@ -103,6 +109,7 @@ class Checkout(PooledPostgresqlDatabase):
         self._connections: list[Any] = []
         self._in_use: dict[Any, CheckedOut] = {}
         self._opening = self._waiting = 0
+        self._of_thread.reset()
         self._state.reset()
 
     def _checkout(self) -> Any:
@@ -151,13 +158,14 @@ class Checkout(PooledPostgresqlDatabase):
             self._waited_seconds += time.monotonic() - began
 
     def _reclaim(self) -> int:
-        """Take back what threads that have ended still hold; gives the number. Needs the lock."""
-        held_by_the_dead = [key for key, held in self._in_use.items() if not held.thread.is_alive()]
-        for key in held_by_the_dead:
-            held = self._in_use.pop(key)
-            logger.warning("Thread %s ended with a connection in hand; it is closed", held.thread.name)
+        """Take back what threads and contexts that have ended still hold; gives the number. Needs the lock."""
+        orphans = [(key, held) for key, held in self._in_use.items() if not held.is_held()]
+        for key, held in orphans:
+            del self._in_use[key]
+            who = f"Thread {held.holder.name}" if isinstance(held.holder, threading.Thread) else "A context"
+            logger.warning("%s ended with a connection in hand; it is closed", who)
             threading.Thread(target=self._close_raw, args=(held.connection,), daemon=True).start()
-        return len(held_by_the_dead)
+        return len(orphans)
 
     def _warn_of_leaks(self) -> None:
         limit = self.config.pool_leak_seconds
@@ -166,7 +174,7 @@ class Checkout(PooledPostgresqlDatabase):
         for key, held in self._in_use.items():
             if held.place is not None and time.time() - held.checked_out > limit:
                 logger.warning("A connection has been in use for more than %g s; checked out at\n%s", limit, held.place)
-                self._in_use[key] = CheckedOut(held.timestamp, held.connection, held.checked_out, held.thread)
+                self._in_use[key] = CheckedOut(held.timestamp, held.connection, held.checked_out, held.holder)
 
     def _open(self) -> Any:
         connection = None
@@ -187,7 +195,9 @@ class Checkout(PooledPostgresqlDatabase):
 
     def _mark_in_use(self, connection: Any, *, created: float) -> None:
         place = None if self.config.pool_leak_seconds is None else "".join(traceback.format_stack(limit=12)[:-4])
-        held = CheckedOut(created, connection, time.time(), threading.current_thread(), place)
+        session = session_of(self)
+        holder = threading.current_thread() if session is None else weakref.ref(session)
+        held = CheckedOut(created, connection, time.time(), holder, place)
         self._in_use[self.conn_key(connection)] = held
 
     def _why_unusable(self, connection: Any, *, created: float, idle_since: float) -> str | None:

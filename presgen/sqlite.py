@@ -35,6 +35,7 @@ class SqliteFile(Observed, pw.SqliteDatabase):
             name,
             pragmas=_PRAGMAS if in_memory else {**_PRAGMAS, "journal_mode": "wal"},
             lock_type="IMMEDIATE",
+            check_same_thread=False,  # a session's threads use its connection one after the other
             timeout=config.pool_timeout,
             returning_clause=True,
             uri=in_memory,

@@ -1,0 +1,35 @@
+"""FetchedCursor: the rows of a statement whose connection has gone back already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+
+class FetchedCursor:
+    """What a driver's cursor offers once its statement has run, without its connection."""
+
+    def __init__(self, cursor: Any) -> None:
+        self.description, self.rowcount = cursor.description, cursor.rowcount
+        self._rows = iter(cursor.fetchall() if cursor.description else ())
+        cursor.close()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._rows
+
+    def fetchone(self) -> Any:
+        """The next row, None after the last."""
+        return next(self._rows, None)
+
+    def fetchmany(self, size: int = 1) -> list[Any]:
+        """The next rows, at most `size`."""
+        return list(islice(self._rows, size))
+
+    def fetchall(self) -> list[Any]:
+        """The rows that are left."""
+        return list(self._rows)
+
+    def close(self) -> None:
+        """Forget the rows."""
+        self._rows = iter(())

@@ -1,0 +1,175 @@
+"""The web application, under FastAPI and a real server: every request gives its connection back."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import Depends, FastAPI, Request
+from fixtures.waiting import wait_until
+
+from presgen import DatabaseConfig, DatabaseManager, JobStatus, PresentationJob, User, VoiceClone
+from presgen.examples.web_app import create_app
+
+REQUESTS = 1000
+VOICE = {"name": "calm", "s3_path": "/ada.wav"}
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[httpx.Client]:
+    """A client of the application, which runs behind uvicorn on a port of the loopback."""
+    with socket.create_server(("127.0.0.1", 0), backlog=2 * REQUESTS) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, backlog=2 * REQUESTS))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            wait_until(lambda: server.started or not thread.is_alive())
+            with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture
+def manager(url: str, postgresql: str) -> Iterator[DatabaseManager]:
+    """A pool that is far smaller than the number of requests."""
+    with DatabaseManager(DatabaseConfig(url, pool_size=5, max_overflow=5)) as manager:
+        yield manager
+        assert manager.pool_stats()["in_use"] == 0
+
+
+async def at_once(base: httpx.Client, requests: list[tuple[str, str, Any]]) -> list[httpx.Response]:
+    """The answers to requests that are all sent before the first is answered."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx.AsyncClient(base_url=base.base_url, timeout=120, limits=limits) as client:
+        return await asyncio.gather(*(client.request(verb, path, json=body) for verb, path, body in requests))
+
+
+def test_a_user_submits_a_deck_and_sees_its_progress(manager: DatabaseManager) -> None:
+    with served(create_app(manager)) as client:
+        assert client.post("/users", json={"name": "Ada", "email": "Ada@Example.com"}).json() == {
+            "id": 1,
+            "email": "ada@example.com",
+        }
+        assert client.post("/users/1/voices", json=VOICE).json() == {"id": 1, "name": "calm"}
+        jobs = [
+            client.post("/users/1/jobs", json={"voice_clone": 1, "s3_pptx_path": f"/{number}.pptx"}).json()["id"]
+            for number in range(5)
+        ]
+        with manager.session():
+            (job,) = PresentationJob.claim("w1")
+            job.advance(JobStatus.SYNTHESIZING_AUDIO, progress=0.25)
+        seen = client.get(f"/jobs/{job.id}").json()
+        assert (seen["status"], seen["progress"], seen["owner"]) == ("synthesizing_audio", 0.25, 1)
+        assert [status for status, _ in seen["history"]] == ["processing_slides", "synthesizing_audio"]
+        first = client.get("/jobs", params={"limit": 3}).json()
+        second = client.get("/jobs", params={"limit": 3, "after": first["next"]}).json()
+        assert [job["id"] for job in first["jobs"] + second["jobs"]] == jobs[::-1]
+        assert second["next"] is None
+        assert client.delete(f"/jobs/{jobs[-1]}").json()["status"] == "cancelled"
+        assert client.get("/jobs", params={"status": "cancelled"}).json()["jobs"][0]["id"] == jobs[-1]
+        assert client.get("/health").json()["ok"] is True
+
+
+def test_what_is_wrong_is_told_as_such(manager: DatabaseManager) -> None:
+    with served(create_app(manager)) as client:
+        assert client.post("/users", json={"name": " "}).json() == {
+            "detail": "name must not be empty",
+            "field": "name",
+        }
+        client.post("/users", json={"name": "Ada", "email": "ada@example.com"})
+        again = client.post("/users", json={"name": "Eve", "email": "ADA@example.com"})
+        assert (again.status_code, again.json()["rule"]) == (409, "idx_users_email")
+        assert "ada@" not in again.text.lower()
+        assert client.get("/jobs/7").status_code == 404
+        assert client.get("/jobs", params={"after": "nonsense"}).status_code == 422
+        assert client.post("/users/9/voices", json=VOICE).status_code == 409
+
+
+def test_an_outage_is_worth_another_try(manager: DatabaseManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(create_app(DatabaseManager("postgresql://nobody@127.0.0.1:1/nowhere"))) as client:
+        refused = client.post("/users", json={"name": "Ada"})
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        assert client.get("/health").status_code == 503
+
+
+def test_a_thousand_requests_at_once_are_served_and_a_failed_one_leaves_nothing(manager: DatabaseManager) -> None:
+    def submission(number: int) -> dict[str, Any]:
+        user = {"name": f"{number}", "email": f"{number}@example.com"}
+        voice = {**VOICE, "s3_path": "not absolute" if number % 4 == 0 else "/v.wav"}
+        return {"user": user, "voice": voice, "s3_pptx_path": "/deck.pptx"}
+
+    submissions: list[tuple[str, str, Any]] = [("POST", "/submissions", submission(n)) for n in range(REQUESTS // 2)]
+    reads: list[tuple[str, str, Any]] = [("GET", "/jobs?limit=5", None)] * (REQUESTS // 2)
+    with served(create_app(manager)) as client:
+        mixed = [request for pair in zip(submissions, reads, strict=True) for request in pair]
+        answers = asyncio.run(at_once(client, mixed))
+        assert Counter(answer.status_code for answer in answers[::2]) == {201: 375, 422: 125}
+        assert Counter(answer.status_code for answer in answers[1::2]) == {200: 500}
+        assert client.get("/health").json()["in_use"] <= 1  # its own
+        assert manager.pool_stats()["in_use"] == 0
+        good = [f"{number}" for number in range(REQUESTS // 2) if number % 4]
+        assert sorted(user.name for user in User.select()) == sorted(good)
+        assert VoiceClone.select().count() == PresentationJob.select().count() == len(good)
+
+
+def test_sessions_as_dependencies_of_every_kind_leave_nothing(manager: DatabaseManager) -> None:
+    """Of `def` and `async def` endpoints, which fail half of the time, also in the middle of a transaction."""
+    app = FastAPI()
+    Session = Annotated[Any, Depends(manager.get_session)]
+
+    @app.middleware("http")
+    async def answer_errors(request: Request, call_next: Any) -> Any:
+        try:
+            return await call_next(request)
+        except ZeroDivisionError:
+            return httpx_free_error()
+
+    def known(session: Session) -> int:
+        return User.select().count()  # in another thread than its endpoint, maybe
+
+    @app.post("/threads/{number}")
+    def in_a_thread(number: int, session: Session, before: Annotated[int, Depends(known)]) -> None:
+        with session.atomic():
+            User.create(name="thread")
+            fail_half(number)
+
+    @app.post("/coroutines/{number}")
+    async def in_a_coroutine(number: int, session: Session) -> None:
+        with session.atomic():
+            User.create(name="coroutine")
+            fail_half(number)
+
+    @app.post("/open/{number}")
+    def left_open(number: int, session: Session) -> None:
+        session.begin()
+        User.create(name="left open")
+        fail_half(number)
+
+    kinds = ("threads", "coroutines", "threads", "open")
+    requests: list[tuple[str, str, Any]] = [("POST", f"/{kinds[n % 4]}/{n // 4}", None) for n in range(REQUESTS)]
+    with served(app) as client:
+        answers = asyncio.run(at_once(client, requests))
+        assert Counter(answer.status_code for answer in answers) == {200: REQUESTS // 2, 500: REQUESTS // 2}
+        assert manager.pool_stats()["in_use"] == 0
+        assert Counter(user.name for user in User.select()) == {"thread": 250, "coroutine": 125}
+
+
+def fail_half(number: int) -> None:
+    if number % 2:
+        raise ZeroDivisionError
+
+
+def httpx_free_error() -> Any:
+    from fastapi.responses import PlainTextResponse
+
+    return PlainTextResponse("", 500)

@@ -1,0 +1,280 @@
+"""Which connection a piece of code has in hand, and that it goes back: sessions, statements, threads, coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from presgen import DatabaseConfig, DatabaseManager, User
+from presgen.context import contained
+from presgen.errors import ConstraintViolation, TransactionElsewhere
+from presgen.ext.executor import SessionExecutor
+
+
+@pytest.fixture
+def pool(url: str, postgresql: str) -> Iterator[DatabaseManager]:
+    """A manager with a pool of its own, of which nothing is in use at the end."""
+    with DatabaseManager(DatabaseConfig(url, pool_size=2, max_overflow=2, pool_timeout=5)) as manager:
+        yield manager
+        assert in_use(manager) == 0
+
+
+def in_use(manager: DatabaseManager) -> int:
+    return int(manager.pool_stats()["in_use"])
+
+
+def names() -> list[str]:
+    return [user.name for user in User.select().order_by(User.id)]
+
+
+# Outside sessions
+
+
+def test_a_statement_gives_its_connection_back_and_keeps_its_rows(pool: DatabaseManager) -> None:
+    User.insert_many([{"name": "Ada"}, {"name": "Eve"}]).execute()
+    users = User.select().order_by(User.id)
+    assert (len(users), in_use(pool)) == (2, 0)
+    cursor = pool.database.execute_sql("SELECT name FROM users ORDER BY id")
+    pool.database.close_all()
+    assert [column.name for column in cursor.description] == ["name"]
+    assert (cursor.rowcount, cursor.fetchone(), cursor.fetchmany(5), cursor.fetchall()) == (2, ("Ada",), [("Eve",)], [])
+    assert User.update(name="Ann").where(User.name == "Ada").execute() == 1
+    assert (names(), in_use(pool)) == (["Ann", "Eve"], 0)
+
+
+def test_a_statement_that_fails_gives_its_connection_back(pool: DatabaseManager) -> None:
+    with pytest.raises(ConstraintViolation):
+        pool.database.execute_sql("INSERT INTO users (name) VALUES ('')")
+    assert in_use(pool) == 0
+
+
+def test_a_transaction_gives_its_connection_back_after_its_callbacks(pool: DatabaseManager) -> None:
+    database, seen = pool.database, []
+    with database.atomic():
+        User.create(name="Ada")
+        database.after_commit(lambda: seen.append(("first", in_use(pool), len(names()))))
+        database.after_commit(lambda: seen.append(("second", in_use(pool), User.create(name="Eve").name)))
+        with pytest.raises(ZeroDivisionError), database.atomic():
+            User.create(name="undone")
+            raise ZeroDivisionError
+        assert in_use(pool) == 1
+    assert seen == [("first", 1, 1), ("second", 0, "Eve")]
+    assert (names(), in_use(pool)) == (["Ada", "Eve"], 0)
+
+
+def test_a_transaction_that_fails_gives_its_connection_back(pool: DatabaseManager) -> None:
+    called: list[int] = []
+    with pytest.raises(ZeroDivisionError), pool.database.atomic():
+        User.create(name="undone")
+        pool.database.after_commit(lambda: called.append(1))
+        raise ZeroDivisionError
+    assert (names(), called, in_use(pool)) == ([], [], 0)
+
+
+def test_peewees_other_ways_to_a_transaction_give_it_back_as_well(pool: DatabaseManager) -> None:
+    database = pool.database
+    database.session_start()
+    User.create(name="one")
+    assert database.session_commit() is True
+    assert in_use(pool) == 0
+    database.session_start()
+    User.create(name="undone")
+    assert database.session_rollback() is True
+    assert (database.session_rollback(), in_use(pool)) == (False, 0)
+    database.begin()
+    User.create(name="two")
+    database.commit()
+    assert in_use(pool) == 0
+    with database.manual_commit():
+        database.begin()
+        User.create(name="three")
+        database.commit()
+    assert (names(), in_use(pool)) == (["one", "two", "three"], 0)
+
+
+def test_a_begin_that_is_left_open_is_undone(pool: DatabaseManager) -> None:
+    database = pool.database
+    with database.manual_commit():
+        database.begin()
+        User.create(name="left open")
+    assert in_use(pool) == 0
+    with pool.session():
+        database.begin()
+        User.create(name="left open")
+    assert in_use(pool) == 0
+    with contained(database):
+        database.begin()
+        User.create(name="left open")
+    assert names() == []
+
+
+def test_a_begin_left_open_in_a_thread_or_context_that_ends_loses_no_slot(pool: DatabaseManager) -> None:
+    def leave_open() -> None:
+        pool.database.begin()
+        User.create(name="left open")
+
+    for _ in range(5):
+        thread = threading.Thread(target=leave_open)
+        thread.start()
+        thread.join()
+        contextvars.copy_context().run(leave_open)
+    assert names() == []
+
+
+def test_an_open_connection_is_kept_until_it_is_closed(pool: DatabaseManager) -> None:
+    pool.database.connect()
+    assert names() == []
+    with pool.session(), pool.transaction():
+        assert in_use(pool) == 1
+    assert in_use(pool) == 1
+    pool.database.close()
+
+
+# Sessions
+
+
+def test_a_session_as_a_generator_connects_when_it_is_used(pool: DatabaseManager) -> None:
+    session = pool.get_session()
+    database = next(session)
+    assert in_use(pool) == 0
+    with database.atomic():
+        User.create(name="Ada")
+    assert in_use(pool) == 1
+    assert [len(names()) for _ in pool.get_session()] == [1]  # inside the other one
+    assert in_use(pool) == 1
+    assert next(session, None) is None
+
+
+def test_a_session_may_end_in_another_thread(pool: DatabaseManager) -> None:
+    for begin in (pool.get_session, lambda: entered(pool)):
+        session = begin()
+        with ThreadPoolExecutor(1) as threads:
+            next(session)
+            User.create(name="Ada")
+            assert in_use(pool) == 1
+            threads.submit(session.close).result()  # type: ignore[attr-defined]
+        assert in_use(pool) == 0
+        with pool.session():  # this context has none any more
+            assert in_use(pool) == 1
+
+
+def entered(manager: DatabaseManager) -> Iterator[None]:
+    with manager.session():
+        yield
+
+
+def test_a_session_that_ends_undoes_the_transaction_that_is_open(pool: DatabaseManager) -> None:
+    session = pool.get_session()
+    next(session).atomic().__enter__()
+    User.create(name="undone")
+    session.close()  # type: ignore[attr-defined]
+    assert (names(), in_use(pool)) == ([], 0)
+
+
+def test_sessions_may_end_in_any_order(pool: DatabaseManager, url: str) -> None:
+    with DatabaseManager(url) as other:  # the models are its own now
+        sessions = [manager.get_session() for manager in (pool, other, pool)]
+        for session in sessions:
+            next(session).execute_sql("SELECT 1")
+        for session in sessions:
+            session.close()  # type: ignore[attr-defined]
+        assert (in_use(pool), in_use(other)) == (0, 0)
+        other.database.execute_sql("SELECT 1")
+        assert (in_use(pool), in_use(other)) == (0, 0)
+
+
+def test_closing_inside_a_session_loses_nothing(pool: DatabaseManager) -> None:
+    with pool.session() as database:
+        database.close()
+        User.create(name="Ada")
+        assert in_use(pool) == 1
+        with database.connection_context():
+            assert names() == ["Ada"]
+        assert in_use(pool) == 1
+
+
+def test_what_somebody_elses_code_leaves_open_is_given_back(pool: DatabaseManager) -> None:
+    left: list[Iterator[object]] = []
+    for leave_open in (pool.database.connect, lambda: next(pool.get_session()).begin(), pool.database.begin):
+        with contained(pool.database):
+            left.append(pool.get_session())
+            next(left[-1])
+            leave_open()
+            User.create(name="maybe")
+        assert in_use(pool) == 0
+    assert names() == ["maybe"]  # of the connection without a transaction
+
+
+def test_a_transaction_that_ends_elsewhere_says_so(pool: DatabaseManager) -> None:
+    transaction = pool.transaction()
+    contextvars.copy_context().run(transaction.__enter__)
+    User.create(name="not part of it")
+    with pytest.raises(TransactionElsewhere, match="begin it in the endpoint"):
+        transaction.__exit__(None, None, None)
+    assert (names(), in_use(pool)) == (["not part of it"], 0)
+
+
+# Coroutines and threads
+
+
+@pytest.mark.usefixtures("postgresql")
+def test_coroutines_keep_their_transactions_apart(url: str) -> None:
+    """On one thread, which is all that peewee looks at."""
+
+    async def submit(number: int, block: Callable[[], object]) -> None:
+        with block():  # type: ignore[attr-defined]
+            User.create(name=f"{number}")
+            await asyncio.sleep(0.01)
+            User.create(name=f"{number}")
+            if number % 2:
+                raise ZeroDivisionError
+
+    async def main(block: Callable[[], object]) -> None:
+        found = await asyncio.gather(*(submit(number, block) for number in range(8)), return_exceptions=True)
+        assert [type(error) for error in found] == [type(None), ZeroDivisionError] * 4
+
+    with DatabaseManager(url) as manager:
+        for block in (manager.transaction, manager.database.atomic):
+            asyncio.run(main(block))
+            assert sorted(names()) == ["0", "0", "2", "2", "4", "4", "6", "6"]
+            assert in_use(manager) == 0
+            User.delete().execute()
+
+
+def test_threads_that_a_coroutine_calls_share_its_session(pool: DatabaseManager) -> None:
+    def add(name: str) -> int:
+        User.create(name=name)
+        return threading.get_ident()
+
+    async def main() -> set[int]:
+        with pool.transaction() as transaction:
+            threads = {threading.get_ident(), await asyncio.to_thread(add, "undone")}
+            transaction.rollback()
+            threads.add(await asyncio.to_thread(add, "kept"))
+            assert in_use(pool) == 1
+            return threads
+
+    assert len(asyncio.run(main())) > 1
+    assert names() == ["kept"]
+
+
+def test_the_tasks_of_an_executor_leave_nothing_behind(pool: DatabaseManager) -> None:
+    def task(number: int) -> int:
+        if number % 3 == 0:
+            pool.database.connect()
+        elif number % 3 == 1:
+            pool.database.begin()
+        User.create(name="maybe")
+        return in_use(pool)
+
+    with SessionExecutor(pool, 4) as threads:
+        counts = list(threads.map(task, range(60)))
+        assert threads.submit(lambda: next(pool.get_session()).is_closed()).result() is True
+        assert in_use(pool) == 0
+    assert max(counts) <= 4
+    assert len(names()) == 40
