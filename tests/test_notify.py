@@ -19,6 +19,7 @@ import psycopg2
 import pytest
 from fixtures.rows import Enqueue
 from fixtures.servers import VERSIONS
+from fixtures.waiting import wait_until
 
 from presgen import DatabaseConfig, DatabaseManager, PresentationJob, User, VoiceClone, Worker
 from presgen.embedded import EmbeddedServer
@@ -50,13 +51,6 @@ class Wakes:
 
     def is_silent(self, seconds: float) -> bool:
         return not self._semaphore.acquire(timeout=seconds)
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def listeners(manager: DatabaseManager) -> list[int]:

@@ -20,6 +20,7 @@ import psycopg2
 import pytest
 from fixtures.pgbouncer import NOT_THROUGH_PGBOUNCER, PgBouncer, goes_through_pgbouncer
 from fixtures.servers import VERSIONS, Server
+from fixtures.waiting import wait_until
 
 from presgen import (
     CommitUnknown,
@@ -312,13 +313,6 @@ def test_workers_outlive_a_restart_of_pgbouncer(
             for future in running:
                 future.result(timeout=30)
     assert in_use(manager) == 0
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def finished() -> int:

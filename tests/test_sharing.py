@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from fixtures.programs import run_in_step
 
 from presgen import DatabaseManager, JobStatus, PresentationJob, User, ValidationError, VoiceClone, Worker
 from presgen.models.chosen import update_chosen
@@ -136,27 +135,12 @@ with DatabaseManager.from_env() as db:
 """
 
 
-def test_a_cap_holds_between_processes(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", url)
+def test_a_cap_holds_between_processes(url: str) -> None:
     with DatabaseManager(url):
         owner = User.create(name="one")
         voice = VoiceClone.create(name="one", s3_path="/one.wav", owner=owner)
         PresentationJob.enqueue_many([{"owner": owner, "voice_clone": voice, "s3_pptx_path": "/x.pptx"}] * 50)
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-c", CLAIMER, f"w{number}"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            )
-            for number in range(4)
-        ]  # fmt: skip
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        claimed = [int(process.communicate(timeout=60)[0]) for process in processes]
+        claimed = [int(told) for told in run_in_step(CLAIMER, url=url, count=4)]
         assert sum(claimed) == 5
         assert PresentationJob.select().where(PresentationJob.status != JobStatus.PENDING).count() == 5
 

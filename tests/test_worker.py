@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.programs import run_in_step
 from fixtures.rows import Enqueue, stored
+from fixtures.waiting import wait_until
 
 import presgen.worker
 from presgen import (
@@ -39,13 +41,6 @@ from presgen.errors import ConfigurationError
 
 def complete(job: PresentationJob) -> None:
     job.complete(s3_video_path=f"/{job.id}.mp4")
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def test_drain_handles_what_is_due(db: DatabaseManager, enqueue: Enqueue) -> None:
@@ -422,26 +417,7 @@ with DatabaseManager.from_env() as db:
 def test_workers_in_many_processes_do_every_job_once(url: str, queued: list[PresentationJob]) -> None:
     row = {"owner": queued[0].owner_id, "voice_clone": queued[0].voice_clone_id, "s3_pptx_path": "/x.pptx"}
     PresentationJob.enqueue_many([row] * 198)
-    environment = {**os.environ, "DATABASE_URL": url}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", BUSY, f"w{number}"],
-            env=environment,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        for number in range(4)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0, 0]
+    outputs = run_in_step(BUSY, url=url, count=4)
     done = Counter(int(line) for output in outputs for line in output.split())
     assert len(done) == 200
     assert set(done.values()) == {1}

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from fixtures.rows import Enqueue, stored
+from fixtures.waiting import wait_until
 
 from presgen import (
     DatabaseConfig,
@@ -38,13 +39,6 @@ def complete(job: PresentationJob) -> None:
 
 async def sleeps(job: PresentationJob) -> None:
     """No handler: nobody would await it."""
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 @pytest.fixture
