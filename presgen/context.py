@@ -6,6 +6,7 @@ A statement or transaction outside a session makes one for itself. `connect()` o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,9 +20,11 @@ from .errors import ConfigurationError
 class Session:
     """What one context has of a database; any of its threads may use it, one at a time, and end it."""
 
-    def __init__(self, database: Any, *, is_for_now: bool = False) -> None:
+    def __init__(self, database: Any, *, keeps_connection: bool = True, is_for_now: bool = False) -> None:
         self.database = database
         self.state = pw._ConnectionState()
+        self.keeps_connection = keeps_connection and not is_for_now
+        """Whether the connection stays in hand between two statements outside a transaction."""
         self.is_for_now = is_for_now
         """Whether it ends by itself, with the statement or transaction that it was begun for."""
         self.is_over = False
@@ -32,7 +35,9 @@ class Session:
         _INNERMOST.set(self)
 
     def end(self) -> None:
-        """Undo what was left open, and give the connection back."""
+        """Undo what was left open, and give the connection back; again is no error."""
+        if self.is_over:
+            return
         before = _INNERMOST.get()
         _INNERMOST.set(self)  # it may end in another context than it began in
         try:
@@ -82,29 +87,55 @@ class Contextual:
 
 
 @contextmanager
-def session(database: Any, *, lazily: bool = False) -> Iterator[Any]:
-    """Hold one connection of `database` for the block, from its first statement on when `lazily`.
+def session(database: Any) -> Iterator[Any]:
+    """Hold one connection of `database` for the block.
 
-    Inside another session it is that one's; the outermost gives the connection back. Raises PoolTimeout or
+    Inside another session that has one it is that one's; the outermost gives the connection back. Raises PoolTimeout or
     DatabaseUnavailable when there is none to be had.
     """
     if database is None:
         raise ConfigurationError(
             "the models have no database: use them inside `with DatabaseManager(…):`, or bind them to one"
         )
-    if session_of(database) is not None or not database.is_closed():
-        if not lazily:
-            database.connect(reuse_if_open=True)
+    around = session_of(database)
+    if not database.is_closed() or (around is not None and around.keeps_connection):
+        database.connect(reuse_if_open=True)
         yield database
         return
     own = Session(database)
     own.begin()
     try:
-        if not lazily:
-            database.connect()
+        database.connect()
         yield database
     finally:
         own.end()
+
+
+def begin_lazily(database: Any) -> Session:
+    """Begin a session that connects when it is first used; inside another one, one that is over, which changes nothing.
+
+    Begun by a coroutine, it has a connection only while a statement or transaction runs: its threads come and go, and
+    a request that waits for one must not keep a connection from those that have one.
+    """
+    own = Session(database, keeps_connection=not _is_coroutine())
+    if session_of(database) is None and database.is_closed():
+        own.begin()
+    else:
+        own.is_over = True
+    return own
+
+
+def until_closed(session: Session) -> Iterator[Any]:
+    """Yield the session's database, and end the session with the generator."""
+    try:
+        yield session.database
+    finally:
+        session.end()
+
+
+def _is_coroutine() -> bool:
+    asyncio = sys.modules.get("asyncio")  # which costs too much to be imported only to hear that nothing runs
+    return asyncio is not None and asyncio._get_running_loop() is not None
 
 
 @contextmanager

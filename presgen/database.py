@@ -116,7 +116,8 @@ class PostgresPool(Observed, Checkout):
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         """Run a statement; without a session or an open connection, on one that is in hand only for so long."""
         self._take()  # here, so that waiting for a connection does not count as a slow statement
-        if self._for_now() is None:
+        session = session_of(self)
+        if session is None or session.keeps_connection:
             return self._execute_in_hand(sql, params)
         try:
             return FetchedCursor(self._execute_in_hand(sql, params))
@@ -190,9 +191,10 @@ class PostgresPool(Observed, Checkout):
 
     def pop_transaction(self) -> Any:
         transaction = super().pop_transaction()
-        session = self._for_now()
-        if session is not None and not session.state.transactions and isinstance(transaction, pw._manual):
-            session.end()  # and undo what its block has left open
+        session = session_of(self)
+        if isinstance(transaction, pw._manual) and session is not None and not session.keeps_connection:
+            self.close()  # and undo what the block has left open
+            self._give_back_if_done()
         return transaction
 
     def _run_commit_callbacks(self) -> None:
@@ -234,15 +236,15 @@ class PostgresPool(Observed, Checkout):
             self._give_back_if_done()
             raise
 
-    def _for_now(self) -> Session | None:
-        """The session that a statement or transaction has made for itself, and that it ends."""
-        session = session_of(self)
-        return session if session is not None and session.is_for_now else None
-
     def _give_back_if_done(self) -> None:
-        session = self._for_now()
-        if session is not None and not _is_busy(session.state):
+        """Give the connection back that the session keeps for a statement or transaction only."""
+        session = session_of(self)
+        if session is None or session.keeps_connection or _is_busy(session.state):
+            return
+        if session.is_for_now:
             session.end()
+        else:
+            self.close()
 
     def _detach_if_lost(self) -> None:
         """Drop a dead connection, so that the thread's next statement outside the transaction gets a fresh one."""

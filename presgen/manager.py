@@ -9,6 +9,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -20,7 +21,7 @@ import peewee as pw
 
 from .clock import is_sqlite
 from .config import DatabaseConfig
-from .context import session
+from .context import begin_lazily, session, until_closed
 from .database import PostgresPool
 from .driver_errors import CONNECTION_LOST
 from .errors import CommitUnknown, ConfigurationError, DatabaseUnavailable, PresgenError
@@ -136,10 +137,16 @@ class DatabaseManager:
     def get_session(self) -> Iterator[Any]:
         """A session as a generator, for dependency injection, which connects when it is first used.
 
-        It may end in another thread than it began in, and undoes a transaction that is still open then.
+        It may end in another thread than it began in, and undoes a transaction that is still open then. Begun by a
+        coroutine, as FastAPI does, it has a connection only while a statement or transaction runs.
         """
-        with session(self.database, lazily=True) as database:
-            yield database
+        # With the call and not the first next(), which FastAPI makes in a thread, with a copy of the request's context.
+        session = begin_lazily(self.database)
+        generator = until_closed(session)
+        weakref.finalize(generator, session.end).atexit = False  # one that is never started runs nothing at its end
+        return generator
+
+    get_session.__wrapped__ = until_closed  # type: ignore[attr-defined]  # FastAPI sees by it that this is a generator
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:

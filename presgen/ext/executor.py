@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ..context import contained, session
+from ..context import contained
 
 if TYPE_CHECKING:
     from ..manager import DatabaseManager
@@ -33,7 +33,9 @@ class SessionExecutor(ThreadPoolExecutor):
         """Queue `task(*args, **kwargs)`; what it leaves open is undone."""
 
         def run() -> Result:
-            with contained(self._manager.database), session(self._manager.database, lazily=True):
-                return task(*args, **kwargs)
+            with contained(self._manager.database):
+                for _ in self._manager.get_session():
+                    return task(*args, **kwargs)
+            raise AssertionError("unreachable")
 
         return super().submit(run)

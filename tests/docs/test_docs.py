@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import configparser
 import contextlib
 import io
@@ -11,7 +12,9 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from fixtures.rows import Enqueue, stored
 
@@ -40,6 +43,24 @@ def test_the_readmes_python_prints_what_it_says(empty_url: str, monkeypatch: pyt
             exec(block, scope)
         promised = re.findall(r"print\(.*\)  # (.*)$", block, re.MULTILINE)
         assert said.getvalue().splitlines() == promised
+
+
+def test_the_web_applications_of_the_docs_work(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    scope: dict[str, Any] = {"__name__": __name__}
+    for block in blocks("python", (ROOT / "docs" / "web.md").read_text()):
+        exec(block, scope)
+    assert scope["counts"] == [0] * 8
+
+    async def ask() -> list[Any]:
+        transport = httpx.ASGITransport(scope["app"])
+        async with httpx.AsyncClient(transport=transport, base_url="http://presgen.test") as client:
+            answers = [await client.post("/users", params={"name": "Ada"}), await client.get("/jobs")]
+        return [answer.json() for answer in answers]
+
+    assert asyncio.run(ask()) == [{"id": 1}, []]
+    assert scope["site"].test_client().get("/users/count").json == {"users": 1}
+    scope["db"].close()
 
 
 def test_the_loop_of_the_life_cycle_works(db: DatabaseManager, enqueue: Enqueue) -> None:

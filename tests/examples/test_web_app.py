@@ -8,12 +8,14 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import httpx
 import pytest
 import uvicorn
 from fastapi import Depends, FastAPI, Request
+from fastapi.responses import PlainTextResponse
+from fixtures.servers import Server
 from fixtures.waiting import wait_until
 
 from presgen import DatabaseConfig, DatabaseManager, JobStatus, PresentationJob, User, VoiceClone
@@ -40,9 +42,12 @@ def served(app: FastAPI) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def manager(url: str, postgresql: str) -> Iterator[DatabaseManager]:
+def manager(servers: dict[str, Server]) -> Iterator[DatabaseManager]:
     """A pool that is far smaller than the number of requests."""
-    with DatabaseManager(DatabaseConfig(url, pool_size=5, max_overflow=5)) as manager:
+    server = servers["postgresql-18"]
+    server.execute("DROP DATABASE IF EXISTS presgen_web WITH (FORCE)", "CREATE DATABASE presgen_web")
+    with DatabaseManager(DatabaseConfig(server.url_of("presgen_web"), pool_size=5, max_overflow=5)) as manager:
+        manager.migrate()
         yield manager
         assert manager.pool_stats()["in_use"] == 0
 
@@ -95,7 +100,7 @@ def test_what_is_wrong_is_told_as_such(manager: DatabaseManager) -> None:
         assert client.post("/users/9/voices", json=VOICE).status_code == 409
 
 
-def test_an_outage_is_worth_another_try(manager: DatabaseManager, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_is_worth_another_try(manager: DatabaseManager) -> None:
     with served(create_app(DatabaseManager("postgresql://nobody@127.0.0.1:1/nowhere"))) as client:
         refused = client.post("/users", json={"name": "Ada"})
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
@@ -105,7 +110,7 @@ def test_an_outage_is_worth_another_try(manager: DatabaseManager, monkeypatch: p
 def test_a_thousand_requests_at_once_are_served_and_a_failed_one_leaves_nothing(manager: DatabaseManager) -> None:
     def submission(number: int) -> dict[str, Any]:
         user = {"name": f"{number}", "email": f"{number}@example.com"}
-        voice = {**VOICE, "s3_path": "not absolute" if number % 4 == 0 else "/v.wav"}
+        voice = {**VOICE, "s3_path": f"{'/' if number % 4 else ''}{number}.wav"}
         return {"user": user, "voice": voice, "s3_pptx_path": "/deck.pptx"}
 
     submissions: list[tuple[str, str, Any]] = [("POST", "/submissions", submission(n)) for n in range(REQUESTS // 2)]
@@ -115,7 +120,6 @@ def test_a_thousand_requests_at_once_are_served_and_a_failed_one_leaves_nothing(
         answers = asyncio.run(at_once(client, mixed))
         assert Counter(answer.status_code for answer in answers[::2]) == {201: 375, 422: 125}
         assert Counter(answer.status_code for answer in answers[1::2]) == {200: 500}
-        assert client.get("/health").json()["in_use"] <= 1  # its own
         assert manager.pool_stats()["in_use"] == 0
         good = [f"{number}" for number in range(REQUESTS // 2) if number % 4]
         assert sorted(user.name for user in User.select()) == sorted(good)
@@ -125,51 +129,56 @@ def test_a_thousand_requests_at_once_are_served_and_a_failed_one_leaves_nothing(
 def test_sessions_as_dependencies_of_every_kind_leave_nothing(manager: DatabaseManager) -> None:
     """Of `def` and `async def` endpoints, which fail half of the time, also in the middle of a transaction."""
     app = FastAPI()
-    Session = Annotated[Any, Depends(manager.get_session)]
+    the_session = Depends(manager.get_session)
 
     @app.middleware("http")
     async def answer_errors(request: Request, call_next: Any) -> Any:
         try:
             return await call_next(request)
         except ZeroDivisionError:
-            return httpx_free_error()
+            return PlainTextResponse("", 500)
 
-    def known(session: Session) -> int:
+    def known(session: Any = the_session) -> int:
         return User.select().count()  # in another thread than its endpoint, maybe
 
     @app.post("/threads/{number}")
-    def in_a_thread(number: int, session: Session, before: Annotated[int, Depends(known)]) -> None:
+    def in_a_thread(number: int, session: Any = the_session, before: int = Depends(known)) -> None:
         with session.atomic():
             User.create(name="thread")
             fail_half(number)
 
     @app.post("/coroutines/{number}")
-    async def in_a_coroutine(number: int, session: Session) -> None:
+    async def in_a_coroutine(number: int, session: Any = the_session) -> None:
         with session.atomic():
             User.create(name="coroutine")
             fail_half(number)
 
     @app.post("/open/{number}")
-    def left_open(number: int, session: Session) -> None:
+    def left_open(number: int, session: Any = the_session) -> None:
         session.begin()
         User.create(name="left open")
         fail_half(number)
 
+    def whole(session: Any = the_session) -> Iterator[None]:
+        with session.atomic():  # begins and ends in other threads than the endpoint's
+            yield
+
+    @app.post("/whole/{number}", dependencies=[Depends(whole)])
+    def in_one_transaction(number: int) -> None:
+        User.create(name="whole")
+        fail_half(number)
+
     kinds = ("threads", "coroutines", "threads", "open")
-    requests: list[tuple[str, str, Any]] = [("POST", f"/{kinds[n % 4]}/{n // 4}", None) for n in range(REQUESTS)]
+    requests: list[tuple[str, str, Any]] = [("POST", f"/{kinds[n % 4]}/{n // 4}", None) for n in range(400)]
     with served(app) as client:
         answers = asyncio.run(at_once(client, requests))
-        assert Counter(answer.status_code for answer in answers) == {200: REQUESTS // 2, 500: REQUESTS // 2}
+        # Few at once: a request that waits for a thread inside its transaction keeps its connection.
+        answers += asyncio.run(at_once(client, [("POST", f"/whole/{number}", None) for number in range(8)]))
+        assert Counter(answer.status_code for answer in answers) == {200: 204, 500: 204}
         assert manager.pool_stats()["in_use"] == 0
-        assert Counter(user.name for user in User.select()) == {"thread": 250, "coroutine": 125}
+        assert Counter(user.name for user in User.select()) == {"thread": 100, "coroutine": 50, "whole": 4}
 
 
 def fail_half(number: int) -> None:
     if number % 2:
         raise ZeroDivisionError
-
-
-def httpx_free_error() -> Any:
-    from fastapi.responses import PlainTextResponse
-
-    return PlainTextResponse("", 500)
