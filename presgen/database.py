@@ -134,11 +134,10 @@ class PostgresPool(Observed, Checkout):
                 return super().execute_sql(sql, params)
         except ReadOnlyServer:
             self._unwanted.add(self.conn_key(connection))  # of several hosts, another one may be the primary by now
-            if commits_itself:
-                self.close()
+            self._detach_if_useless()
             raise
         except DatabaseUnavailable:
-            self._detach_if_lost()
+            self._detach_if_useless()
             if commits_itself and is_lost(connection) and _WRITES.search(sql):
                 raise CommitUnknown(_COMMIT_UNKNOWN) from None
             raise
@@ -148,7 +147,7 @@ class PostgresPool(Observed, Checkout):
         connection = self._state.conn
         if has_something_to_read(connection) and self._is_closed(connection):
             connection.close()
-            self._detach_if_lost()
+            self._detach_if_useless()
             raise DatabaseUnavailable(CONNECTION_LOST)
 
     def begin(self, isolation_level: str | int | None = None) -> None:
@@ -157,7 +156,7 @@ class PostgresPool(Observed, Checkout):
             with translated(), self._within(self.config.connect_timeout):
                 super().begin(isolation_level)
         except DatabaseUnavailable:
-            self._detach_if_lost()
+            self._detach_if_useless()
             raise
         finally:
             self._give_back_if_done()
@@ -185,8 +184,9 @@ class PostgresPool(Observed, Checkout):
             with translated(), self._within(self.config.connect_timeout):
                 super().rollback()
         except DatabaseUnavailable:
-            self._detach_if_lost()
+            pass
         finally:
+            self._detach_if_useless()
             self._give_back_if_done()
 
     def pop_transaction(self) -> Any:
@@ -246,9 +246,12 @@ class PostgresPool(Observed, Checkout):
         else:
             self.close()
 
-    def _detach_if_lost(self) -> None:
-        """Drop a dead connection, so that the thread's next statement outside the transaction gets a fresh one."""
-        if not self._state.closed and not self.in_transaction() and is_lost(self._state.conn):
+    def _detach_if_useless(self) -> None:
+        """Drop a dead or unwanted connection, so that the next statement outside the transaction gets a fresh one."""
+        if self._state.closed or self.in_transaction():
+            return
+        connection = self._state.conn
+        if is_lost(connection) or self.conn_key(connection) in self._unwanted:
             self.close()
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import psycopg2
 from playhouse.pool import PooledPostgresqlDatabase
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from .config import DatabaseConfig
 from .context import Contextual, Session, session_of
@@ -236,6 +237,8 @@ class Checkout(Contextual, PooledPostgresqlDatabase):
 
     def _is_clean(self, connection: Any) -> bool:
         """Roll back, and with `pool_reset` forget the session's state; tells whether that worked."""
+        if self.config.pool_reset is None and connection.get_transaction_status() == TRANSACTION_STATUS_IDLE:
+            return True  # without asking the server
         with WATCHDOG.watching(connection, self.config.connect_timeout):
             if not self._can_reuse(connection):
                 return False

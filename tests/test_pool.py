@@ -250,10 +250,10 @@ def test_a_hanging_connect_delays_nobody_else(
     connecting, go_on = threading.Event(), threading.Event()
     connect = psycopg2.connect
 
-    def slow(**parameters: object) -> object:
+    def slow(*given: object, **parameters: object) -> object:
         connecting.set()
         go_on.wait(20)
-        return connect(**parameters)
+        return connect(*given, **parameters)
 
     monkeypatch.setattr(psycopg2, "connect", slow)
     with manager.session(), ThreadPoolExecutor(2) as threads:
