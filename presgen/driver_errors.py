@@ -65,8 +65,8 @@ def translated() -> Iterator[None]:
 def connect_failure(error: Exception, where: str) -> DatabaseUnavailable:
     """The error for a connection to `where` (a safe URL) that could not be made."""
     said = str(error).strip() or type(error).__name__
-    # The indented lines are libpq's hints; the remedies are ours.
-    facts = [line for line in said.splitlines() if not line.startswith("\t")]
+    # Hints and details follow; the remedies are ours.
+    facts = [line for line in said.splitlines() if not line.startswith(("\t", "DETAIL:", "HINT:"))]
     reason = facts[-1].strip().removeprefix("FATAL:").strip()
     remedy = next((remedy for sign, remedy in _REMEDIES if sign in said), "is the server up?")
     return DatabaseUnavailable(f"cannot connect to {where}: {reason}; {remedy}")

@@ -14,6 +14,7 @@ if Path(presgen.__file__).parent.parent == ROOT:
     presgen.__path__.append(str(ROOT))
 
 pytest_plugins = [
+    "fixtures.fault_table",
     "fixtures.pgbouncer",
     "fixtures.tls_server",
     "fixtures.servers",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, tzinfo
@@ -11,10 +10,10 @@ from datetime import datetime, timedelta, tzinfo
 import peewee as pw
 import psycopg2
 import pytest
+from fixtures.server_processes import backend_pid
 
 import presgen.pool
 from presgen import (
-    CommitUnknown,
     DatabaseConfig,
     DatabaseManager,
     DatabaseUnavailable,
@@ -43,18 +42,6 @@ def pool(url: str) -> Callable[..., DatabaseManager]:
         manager.close()
 
 
-def backend_pid(manager: DatabaseManager) -> int:
-    return int(manager.database.execute_sql("SELECT pg_backend_pid()").fetchone()[0])
-
-
-def terminate(url: str, *pids: int) -> None:
-    connection = psycopg2.connect(url)
-    connection.autocommit = True
-    for pid in pids:
-        connection.cursor().execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
-    connection.close()
-
-
 def test_a_connection_is_set_up_as_configured(pool: Callable[..., DatabaseManager]) -> None:
     manager = pool(application_name="the-app", statement_timeout=7.5)
     with manager.session() as database:
@@ -81,28 +68,6 @@ def test_sessions_of_a_thread_share_one_connection(pool: Callable[..., DatabaseM
     assert manager.pool_stats()["in_use"] == 0
 
 
-def test_a_full_pool_waits_until_its_deadline(pool: Callable[..., DatabaseManager]) -> None:
-    manager = pool(pool_size=1, max_overflow=1, pool_timeout=0.3)
-    holding, release = threading.Barrier(3), threading.Event()
-
-    def hold() -> None:
-        with manager.session():
-            holding.wait()
-            release.wait()
-
-    with ThreadPoolExecutor(2) as threads:
-        futures = [threads.submit(hold) for _ in range(2)]
-        holding.wait()
-        began = time.monotonic()
-        with pytest.raises(PoolTimeout, match=r"all 2 connections stayed in use for 0.3 s; .*DATABASE_POOL_SIZE"):
-            manager.database.connect()
-        assert 0.25 < time.monotonic() - began < 5
-        release.set()
-        for future in futures:
-            future.result()
-    assert manager.pool_stats().items() >= {"in_use": 0, "idle": 1, "max_connections": 2}.items()
-
-
 def test_who_waits_gets_the_connection_that_comes_back(pool: Callable[..., DatabaseManager]) -> None:
     manager = pool(pool_size=1, max_overflow=0, pool_timeout=30)
     with ThreadPoolExecutor(8) as threads:
@@ -113,15 +78,6 @@ def test_who_waits_gets_the_connection_that_comes_back(pool: Callable[..., Datab
 def with_session(manager: DatabaseManager) -> int:
     with manager.session():
         return backend_pid(manager)
-
-
-def test_a_terminated_idle_connection_is_not_handed_out(pool: Callable[..., DatabaseManager], url: str) -> None:
-    manager = pool()
-    first = with_session(manager)
-    terminate(url, first)
-    second = with_session(manager)
-    assert second != first
-    assert manager.pool_stats().items() >= {"in_use": 0, "idle": 1, "max_connections": 50}.items()
 
 
 def test_an_old_connection_is_recycled(pool: Callable[..., DatabaseManager]) -> None:
@@ -144,53 +100,6 @@ def test_a_connection_that_was_idle_for_long_is_asked(
     assert with_session(manager) == first
     monkeypatch.setattr(presgen.pool, "IDLE_SECONDS_BEFORE_PING", 0.0)
     assert with_session(manager) != first
-
-
-def test_a_connection_lost_in_hand_is_replaced_at_the_next_call(pool: Callable[..., DatabaseManager], url: str) -> None:
-    manager = pool()
-    with manager.session():
-        first = backend_pid(manager)
-        terminate(url, first)
-        with pytest.raises(DatabaseUnavailable, match="connection to the database was lost") as caught:
-            backend_pid(manager)
-        assert caught.value.retryable
-        assert backend_pid(manager) != first
-    assert manager.pool_stats().items() >= {"in_use": 0, "idle": 1, "max_connections": 50}.items()
-
-
-def test_a_connection_lost_before_a_transaction_is_replaced(pool: Callable[..., DatabaseManager], url: str) -> None:
-    manager = pool()
-    with manager.session():
-        terminate(url, backend_pid(manager))
-        with pytest.raises(DatabaseUnavailable), manager.transaction():
-            raise AssertionError("BEGIN should have failed")
-        with manager.transaction():
-            User.create(name="Ada")
-    assert manager.pool_stats()["in_use"] == 0
-
-
-def test_a_connection_lost_in_a_transaction_tells_the_cause(pool: Callable[..., DatabaseManager], url: str) -> None:
-    manager = pool()
-    with pytest.raises(DatabaseUnavailable, match="was lost"), manager.transaction(), manager.transaction():
-        terminate(url, backend_pid(manager))
-        User.create(name="Ada")
-    with pytest.raises(ZeroDivisionError), manager.transaction():
-        terminate(url, backend_pid(manager))
-        raise ZeroDivisionError
-    with manager.transaction():
-        User.create(name="Grace")
-    assert [user.name for user in User.select()] == ["Grace"]
-    manager.database.close()
-    assert manager.pool_stats()["in_use"] == 0
-
-
-def test_a_connection_lost_at_commit_is_unknown(pool: Callable[..., DatabaseManager], url: str) -> None:
-    manager = pool()
-    with pytest.raises(CommitUnknown, match="read the rows again"), manager.transaction():
-        User.create(name="Ada")
-        terminate(url, backend_pid(manager))
-    assert manager.pool_stats()["in_use"] == 0
-    assert with_session(manager)
 
 
 def test_a_transaction_left_open_does_not_leak_to_the_next_borrower(pool: Callable[..., DatabaseManager]) -> None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import psycopg2
 import pytest
@@ -18,7 +17,6 @@ from fixtures.rows import stored
 
 from presgen import (
     CommitUnknown,
-    DatabaseConfig,
     DatabaseManager,
     DatabaseUnavailable,
     JobCancelled,
@@ -34,31 +32,8 @@ from presgen.models.reapable import LEASE_EXPIRED
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[CrashServer]:
-    with TemporaryDirectory(prefix="presgen-replies-") as folder, CrashServer(Path(folder)) as server:
-        with DatabaseManager(server.url) as manager:
-            manager.migrate()
-        yield server
-
-
-@pytest.fixture(scope="module")
-def proxy(server: CrashServer) -> Iterator[CuttingProxy]:
-    with CuttingProxy(server.socket) as proxy:
-        yield proxy
-
-
 @pytest.fixture
-def db(server: CrashServer, proxy: CuttingProxy) -> Iterator[DatabaseManager]:
-    """An open manager whose statements go through the proxy."""
-    config = DatabaseConfig(proxy.url_of(server.database), pool_timeout=5, connect_timeout=2)
-    with DatabaseManager(config) as manager:
-        yield manager
-        manager.database.execute_sql("TRUNCATE users, voice_clones, presentation_jobs, job_events")
-
-
-@pytest.fixture
-def claimed(db: DatabaseManager) -> PresentationJob:
+def claimed(proxied: DatabaseManager) -> PresentationJob:
     user = User.create(name="Ada")
     voice = VoiceClone.create(name="v", s3_path=f"/{next(_numbers)}.wav", owner=user)
     PresentationJob.enqueue(owner=user, voice_clone=voice, s3_pptx_path="/x.pptx")
@@ -126,9 +101,9 @@ def test_what_cannot_be_verified_is_unknown_and_can_be_asked_again(
 
 
 def test_a_connection_that_died_in_hand_costs_a_verb_nothing(
-    server: CrashServer, db: DatabaseManager, claimed: PresentationJob
+    server: CrashServer, proxied: DatabaseManager, claimed: PresentationJob
 ) -> None:
-    with db.session():
+    with proxied.session():
         PresentationJob.get()
         terminate_all(server)
         claimed.heartbeat(progress=0.5)
@@ -136,8 +111,8 @@ def test_a_connection_that_died_in_hand_costs_a_verb_nothing(
     assert stored(claimed).status is JobStatus.COMPLETED
 
 
-def test_a_statement_that_was_never_sent_is_not_unknown(server: CrashServer, db: DatabaseManager) -> None:
-    with db.session():
+def test_a_statement_that_was_never_sent_is_not_unknown(server: CrashServer, proxied: DatabaseManager) -> None:
+    with proxied.session():
         User.select().count()
         terminate_all(server)
         with pytest.raises(DatabaseUnavailable, match="nothing uncommitted was kept"):
@@ -147,7 +122,7 @@ def test_a_statement_that_was_never_sent_is_not_unknown(server: CrashServer, db:
 
 
 def test_a_single_write_whose_reply_is_lost_is_unknown(
-    proxy: CuttingProxy, db: DatabaseManager, claimed: PresentationJob
+    proxy: CuttingProxy, proxied: DatabaseManager, claimed: PresentationJob
 ) -> None:
     given = {"owner": claimed.owner, "voice_clone": claimed.voice_clone, "s3_pptx_path": "/y.pptx"}
     proxy.order("enqueue")
@@ -173,18 +148,18 @@ def test_a_lost_reply_to_a_claim_is_unknown_and_the_lease_brings_the_job_back(
 
 
 def test_a_lost_commit_of_ones_own_transaction_is_unknown(
-    proxy: CuttingProxy, db: DatabaseManager, claimed: PresentationJob
+    proxy: CuttingProxy, proxied: DatabaseManager, claimed: PresentationJob
 ) -> None:
     proxy.order("COMMIT")
-    with pytest.raises(CommitUnknown), db.transaction():
+    with pytest.raises(CommitUnknown), proxied.transaction():
         claimed.complete(s3_video_path="/v.mp4")
     assert stored(claimed).status is JobStatus.COMPLETED
 
 
 def test_a_verb_in_a_lost_transaction_is_not_repeated_outside_it(
-    server: CrashServer, db: DatabaseManager, claimed: PresentationJob
+    server: CrashServer, proxied: DatabaseManager, claimed: PresentationJob
 ) -> None:
-    with pytest.raises(DatabaseUnavailable), db.transaction():
+    with pytest.raises(DatabaseUnavailable), proxied.transaction():
         User.create(name="goes with it")
         terminate_all(server)
         claimed.complete(s3_video_path="/v.mp4")
@@ -229,7 +204,7 @@ def test_an_end_that_nobody_can_tell_from_a_rescue_any_more_is_unknown(claimed: 
 
 
 def test_what_a_handler_died_of_outlives_an_outage(
-    server: CrashServer, proxy: CuttingProxy, db: DatabaseManager, claimed: PresentationJob
+    server: CrashServer, proxy: CuttingProxy, proxied: DatabaseManager, claimed: PresentationJob
 ) -> None:
     claimed.release()
 
@@ -240,12 +215,12 @@ def test_what_a_handler_died_of_outlives_an_outage(
         threading.Timer(1.0, outage.__exit__, (None, None, None)).start()
         raise ValueError("the cause")
 
-    assert Worker(db, handler, lease=20).run_once()
+    assert Worker(proxied, handler, lease=20).run_once()
     assert stored(claimed).error_message == "ValueError: the cause"
 
 
 def test_a_worker_waits_out_a_restart_in_the_middle_of_a_job(
-    server: CrashServer, proxy: CuttingProxy, db: DatabaseManager, claimed: PresentationJob
+    server: CrashServer, proxy: CuttingProxy, proxied: DatabaseManager, claimed: PresentationJob
 ) -> None:
     claimed.release()
     attempts: list[int] = []
@@ -259,14 +234,14 @@ def test_a_worker_waits_out_a_restart_in_the_middle_of_a_job(
         job.advance(JobStatus.SYNTHESIZING_AUDIO)
         job.complete(s3_video_path="/v.mp4")
 
-    assert Worker(db, handler, lease=20).drain() == 1
+    assert Worker(proxied, handler, lease=20).drain() == 1
     assert (stored(claimed).status, attempts) == (JobStatus.COMPLETED, [2])
 
 
 def test_a_verb_by_hand_does_not_wait_for_a_server_that_is_down(
-    proxy: CuttingProxy, db: DatabaseManager, claimed: PresentationJob
+    proxy: CuttingProxy, proxied: DatabaseManager, claimed: PresentationJob
 ) -> None:
-    db.database.close_all()
+    proxied.database.close_all()
     with unreachable(proxy), pytest.raises(DatabaseUnavailable, match="cannot connect"):
         claimed.complete(s3_video_path="/v.mp4")
 

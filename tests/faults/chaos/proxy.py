@@ -6,6 +6,8 @@ import asyncio
 import re
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -45,9 +47,10 @@ class CuttingProxy:
     committed, and then closes both ends in place of passing the answer on. `cuts` counts those that did happen.
     """
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, *, port: int = 0) -> None:
         self.socket = socket
-        self.port = 0
+        self.port = port
+        self.is_stalled = False
         self.cuts: Counter[str] = Counter()
         self._orders: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -83,6 +86,15 @@ class CuttingProxy:
             self._orders.clear()
             self._orders["any"] = waiting
 
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Take connections and what they send, and pass nothing on for the block."""
+        asyncio.run_coroutine_threadsafe(self._stall(True), self._loop).result()
+        try:
+            yield
+        finally:
+            asyncio.run_coroutine_threadsafe(self._stall(False), self._loop).result()
+
     def take_order(self, statement: bytes) -> Held | None:
         """The order for the statement, if its reply is to be cut."""
         if not self._orders:
@@ -98,8 +110,16 @@ class CuttingProxy:
         return None if order is None else Held(order, kind)
 
     async def _listen(self) -> None:
-        self._listener = await self._loop.create_server(lambda: _Client(self), "127.0.0.1", 0)
+        self._listener = await self._loop.create_server(lambda: _Client(self), "127.0.0.1", self.port)
         self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def _stall(self, is_stalled: bool) -> None:
+        self.is_stalled = is_stalled
+        for transport in self.open:
+            if is_stalled:
+                transport.pause_reading()
+            else:
+                transport.resume_reading()
 
     async def _close(self) -> None:
         self._listener.close()
@@ -123,6 +143,8 @@ class _End(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.proxy.open.add(self.transport)
+        if self.proxy.is_stalled:
+            self.transport.pause_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_lost = True

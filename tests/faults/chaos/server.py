@@ -100,6 +100,17 @@ class CrashServer:
         self._disconnect()
         self.database = database
 
+    def processes(self) -> list[int]:
+        """The postmaster and every process of its own that it shows, the postmaster first."""
+        assert self._postmaster is not None
+        shown = self.query("SELECT pid FROM pg_stat_activity")
+        return [self._postmaster.pid, *(pid for (pid,) in shown)]
+
+    @property
+    def data(self) -> Path:
+        """The data folder."""
+        return self._embedded.data
+
     def restart(self, kind: Restart) -> None:
         """End every connection in one of the four ways, and wait until the server answers again."""
         if kind is Restart.TERMINATE:
