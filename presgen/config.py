@@ -111,8 +111,6 @@ class DatabaseConfig:
         timeout = self.statement_timeout
         if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < float("inf")):
             raise ConfigurationError("statement_timeout must be positive, or None for no limit")
-        if timeout is not None and self.pgbouncer:
-            raise ConfigurationError("statement_timeout cannot pass through PgBouncer: set it for the role instead")
         for mode in (self.sslmode, self._parameters.get("sslmode")):
             if mode is not None and mode not in _SSLMODES:
                 raise ConfigurationError(f"sslmode must be one of {', '.join(_SSLMODES)}")
@@ -153,7 +151,8 @@ class DatabaseConfig:
             "tcp_user_timeout": self.connect_timeout * 1000,
         }
         if not self.pgbouncer:
-            # PgBouncer refuses `options`; there the pool's role or database must be set to UTC.
+            # PgBouncer refuses `options`; there the pool's role or database must be set to UTC, and the watchdog
+            # alone keeps the limit of statements.
             options = "-c timezone=UTC"
             if self.statement_timeout is not None:
                 options += f" -c statement_timeout={round(self.statement_timeout * 1000)}"

@@ -82,7 +82,9 @@ class PostgresPool(Observed, Checkout):
     Waiting for a connection ends with PoolTimeout after `pool_timeout` seconds. A connection is checked
     when it is handed out: by its socket always, by a statement when it was idle for long. Opening and
     checking happen outside the pool's lock, so that a server that does not answer delays only who asked, and that
-    one by its deadline: `statement_timeout` for statements and COMMIT, `connect_timeout` for the rest.
+    one by its deadline: `statement_timeout` for statements and COMMIT, `connect_timeout` for the rest. Through
+    PgBouncer the server does not know of `statement_timeout`: what takes longer is broken off as if the server were
+    silent, and the server may go on with it.
     """
 
     def __init__(self, config: DatabaseConfig) -> None:

@@ -40,6 +40,7 @@ _REMEDIES: Final = (
     ("No such file or directory", "is the server running, and is the socket's folder right?"),
     ("timeout", "is the host right and reachable?"),
     ("too many clients", "lower DATABASE_POOL_SIZE, or raise max_connections on the server"),
+    ("no more connections allowed", "lower DATABASE_POOL_SIZE, or raise PgBouncer's max_client_conn"),
     ("does not support SSL", "the server has no TLS: unset DATABASE_SSL, or turn TLS on at the server"),
     ("certificate", "check DATABASE_SSLROOTCERT and the host name in the server's certificate"),
     ("no encryption", "set DATABASE_SSL=true, the server wants TLS"),

@@ -20,6 +20,6 @@ def open_manager(context: click.Context, *, patience_seconds: float | None = Non
     url: str | None = context.obj
     environ = os.environ if url is None else {**os.environ, "DATABASE_URL": url}
     config = DatabaseConfig.from_env(environ)
-    if patience_seconds is not None and config.statement_timeout is None and not config.pgbouncer:
+    if patience_seconds is not None and config.statement_timeout is None:
         config = replace(config, statement_timeout=patience_seconds)
     return context.with_resource(DatabaseManager(config))
