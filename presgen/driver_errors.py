@@ -31,6 +31,7 @@ _READ_ONLY: Final = "25006"
 _TRANSITION: Final = "valid_status_transition"
 _SQLITE_RULE: Final = re.compile(r"^(?P<kind>[A-Z ]+) constraint failed(?:: (?P<name>.+))?$")
 
+_GOES_ON: Final = ("DETAIL:", "HINT:", "Either provide the file")
 # What libpq says when a connection cannot be made, and what to do about it.
 _REMEDIES: Final = (
     ("password authentication failed", "check the user and the password (POSTGRES_PASSWORD or DATABASE_URL)"),
@@ -66,9 +67,11 @@ def translated() -> Iterator[None]:
 def connect_failure(error: Exception, where: str) -> DatabaseUnavailable:
     """The error for a connection to `where` (a safe URL) that could not be made."""
     said = str(error).strip() or type(error).__name__
-    # Hints and details follow; the remedies are ours.
-    facts = [line for line in said.splitlines() if not line.startswith(("\t", "DETAIL:", "HINT:"))]
-    reason = facts[-1].strip().removeprefix("FATAL:").strip()
+    # The indented lines are libpq's hints; the remedies are ours.
+    facts = [line.strip() for line in said.splitlines() if not line.startswith("\t")]
+    # Of several addresses the last one counts; what it says may go on with details and advice.
+    facts = [fact for fact in facts if not fact.startswith(_GOES_ON)] or facts
+    reason = facts[-1].removeprefix("FATAL:").strip()
     remedy = next((remedy for sign, remedy in _REMEDIES if sign in said), "is the server up?")
     return DatabaseUnavailable(f"cannot connect to {where}: {reason}; {remedy}")
 
