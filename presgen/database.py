@@ -76,6 +76,16 @@ def _log_statement(event: Any) -> None:
     logger.debug("%.4fs: %s", event.duration, event.sql)
 
 
+class _Savepoint(pw._savepoint):
+    def rollback(self, begin: bool = True) -> None:
+        """Roll back; at the end of its block, a lost connection must not mask the error that led here."""
+        try:
+            super().rollback(begin)
+        except DatabaseUnavailable:
+            if begin:
+                raise
+
+
 class PostgresPool(Observed, Checkout):
     """At most `pool_size + max_overflow` connections, of which `pool_size` stay open when idle.
 
@@ -208,6 +218,9 @@ class PostgresPool(Observed, Checkout):
     def _clear_commit_callbacks(self) -> None:
         super()._clear_commit_callbacks()
         self._give_back_if_done()
+
+    def savepoint(self) -> Any:
+        return _Savepoint(self)
 
     @contextmanager
     def answering_within(self, seconds: float) -> Iterator[None]:

@@ -77,7 +77,7 @@ def test_a_connection_lost_in_a_transaction_tells_the_cause(server: CrashServer,
         terminate(server.url, backend_pid(manager))
         User.create(name=NAME)
     fault.works_again(manager)
-    with pytest.raises(ZeroDivisionError), manager.transaction():
+    with pytest.raises(ZeroDivisionError), manager.transaction(), manager.transaction():
         terminate(server.url, backend_pid(manager))
         raise ZeroDivisionError
     fault.works_again(manager)
