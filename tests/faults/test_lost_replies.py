@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg2
 import pytest
 from chaos.proxy import CuttingProxy
-from chaos.server import CrashServer
+from chaos.server import CrashServer, Restart
 from fixtures.rows import stored
 
 from presgen import (
@@ -257,11 +256,5 @@ def unreachable(proxy: CuttingProxy) -> Iterator[None]:
 
 
 def terminate_all(server: CrashServer) -> None:
-    connection = psycopg2.connect(server.url)
-    connection.autocommit = True
-    connection.cursor().execute(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-        "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-    )
-    connection.close()
+    server.restart(Restart.TERMINATE)
     time.sleep(0.2)  # until the proxy has passed the end on
