@@ -25,13 +25,18 @@ def copy_rows(database: Any, table: str, fields: Sequence[Any], rows: Iterable[S
     columns = ", ".join(f'"{field.column_name}"' for field in fields)
     statement = f'COPY "{table}" ({columns}) FROM STDIN'
     try:
-        with translated(), pw.__exception_wrapper__:  # type: ignore[attr-defined]
-            cursor = database.cursor()
-            cursor.copy_expert(statement, source)
+        return translated(_copy, database, statement, source)
     except Exception:
-        if source.error is not None:
-            raise source.error from None
-        raise
+        if source.error is None:
+            raise
+    # Out here, where the driver's account of it is not its context.
+    raise source.error
+
+
+def _copy(database: Any, statement: str, source: _Source) -> int:
+    with pw.__exception_wrapper__:  # type: ignore[attr-defined]
+        cursor = database.cursor()
+        cursor.copy_expert(statement, source)
     return int(cursor.rowcount)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INER
 
 from .config import DatabaseConfig
 from .context import Contextual, Session, session, session_of
-from .driver_errors import CONNECTION_LOST, is_lost, translated
+from .driver_errors import CONNECTION_LOST, is_lost, require_sendable, translated
 from .errors import CommitUnknown, DatabaseUnavailable, ReadOnlyServer, TransactionAborted, TransactionElsewhere
 from .fetched import FetchedCursor
 from .pool import WATCHDOG, WATCHDOG_MARGIN_SECONDS, Checkout, has_something_to_read
@@ -44,8 +44,8 @@ class Observed(Contextual):
             self.query_hooks.append(_log_statement)
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
-        with translated():
-            return super().execute_sql(sql, params)  # type: ignore[misc]
+        require_sendable(params.values() if isinstance(params, Mapping) else params or ())
+        return translated(super().execute_sql, sql, params)  # type: ignore[misc]
 
     def connection_context(self) -> Any:
         """A session; peewee's own closes the connection of the block around it."""
@@ -165,8 +165,8 @@ class PostgresPool(Observed, Checkout):
     def begin(self, isolation_level: str | int | None = None) -> None:
         self._take()
         try:
-            with translated(), self._within(self.config.connect_timeout):
-                super().begin(isolation_level)
+            with self._within(self.config.connect_timeout):
+                translated(super().begin, isolation_level)
         except DatabaseUnavailable:
             self._detach_if_useless()
             raise
@@ -181,8 +181,8 @@ class PostgresPool(Observed, Checkout):
         if not self._state.closed and self._state.conn.get_transaction_status() == TRANSACTION_STATUS_INERROR:
             raise TransactionAborted  # the server would answer such a COMMIT with ROLLBACK, and no error
         try:
-            with translated(), self._within(self.config.statement_timeout):
-                super().commit()
+            with self._within(self.config.statement_timeout):
+                translated(super().commit)
         except DatabaseUnavailable:
             raise CommitUnknown(_COMMIT_UNKNOWN) from None
         finally:
@@ -193,8 +193,8 @@ class PostgresPool(Observed, Checkout):
         if self._state.closed:
             return
         try:
-            with translated(), self._within(self.config.connect_timeout):
-                super().rollback()
+            with self._within(self.config.connect_timeout):
+                translated(super().rollback)
         except DatabaseUnavailable:
             pass
         finally:

@@ -99,8 +99,31 @@ class StatementTimeout(PresgenError, pw.OperationalError):
     """A statement took longer than it may."""
 
 
+class StatementFailed(PresgenError, pw.DatabaseError):
+    """The database could not execute a statement.
+
+    `sqlstate` is PostgreSQL's code of the reason, None where there is none, as on SQLite.
+    """
+
+    def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate or None
+
+
+class StatementInvalid(StatementFailed, pw.ProgrammingError):
+    """A statement breaks the grammar, names what does not exist, or what its role may not touch."""
+
+
+class ValueRefused(StatementFailed, pw.DataError):
+    """A value in a statement does not fit its type; fields tell so before, with a ValidationError."""
+
+
+class DiskFull(StatementFailed, pw.OperationalError):
+    """The database's disk is full; nothing of the statement was stored."""
+
+
 class TransactionAborted(PresgenError, pw.InternalError):
-    """A transaction was committed although one of its statements had failed; nothing of it was stored."""
+    """A transaction went on, or was committed, although one of its statements had failed; nothing of it was stored."""
 
     def __init__(
         self,

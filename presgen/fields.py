@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -93,7 +94,17 @@ class Checked:
         return f"'{self.default}'" if isinstance(self.default, str) else str(self.default)
 
 
-class IdField(Checked, pw.BigAutoField):
+class _Whole(Checked):
+    """Compares with whole numbers, and text that is one, alone: PostgreSQL refuses others, SQLite finds nothing."""
+
+    def adapt(self, value: Any) -> int:
+        try:
+            return int(value)
+        except (TypeError, ValueError, OverflowError):
+            raise self.named(ValidationError("must be a whole number", rule="type")) from None
+
+
+class IdField(_Whole, pw.BigAutoField):
     """A bigint identity."""
 
     is_filled_by_database = True
@@ -136,14 +147,14 @@ class LongTextField(Checked, pw.TextField):
         return validation.text(value, max_length=validation.LONG_TEXT_MAX)
 
 
-class WholeField(Checked, pw.IntegerField):
+class WholeField(_Whole, pw.IntegerField):
     """A 32-bit int."""
 
     def check_type(self, value: Any) -> int:
         return validation.whole_number(value, bits=32)
 
 
-class BigWholeField(Checked, pw.BigIntegerField):
+class BigWholeField(_Whole, pw.BigIntegerField):
     """A 64-bit int."""
 
     def check_type(self, value: Any) -> int:
@@ -155,6 +166,12 @@ class NumberField(Checked, pw.DoubleField):
 
     def check_type(self, value: Any) -> float:
         return validation.number(value)
+
+    def adapt(self, value: Any) -> float:
+        try:
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise self.named(ValidationError("must be a number", rule="type")) from None
 
 
 class FlagField(Checked, pw.BooleanField):
@@ -235,6 +252,16 @@ class StatusField(Checked, pw.CharField):
 
 class DocumentField(Checked, pw.JSONField):
     """A JSON value; jsonb on PostgreSQL, text on SQLite."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(dumps=self._dumped, **options)
+
+    def _dumped(self, value: Any) -> str:
+        """The text of a value in a query, which has not been through clean()."""
+        try:
+            return json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            raise self.named(ValidationError("must be a finite JSON value", rule="json")) from None
 
     def check_type(self, value: Any) -> Any:
         return validation.document(value)

@@ -11,9 +11,32 @@ import peewee as pw
 from .config import DatabaseConfig
 from .database import Observed
 from .driver_errors import translated
-from .errors import ConfigurationError, ConstraintViolation, DatabaseUnavailable
+from .errors import ConfigurationError, ConstraintViolation, DatabaseBusy, DatabaseUnavailable, StatementFailed
 
 _PRAGMAS: Final = {"foreign_keys": 1, "synchronous": "normal"}
+
+
+class _Cursor(sqlite3.Cursor):
+    """SQLite computes a row when it is fetched, so that fetching fails as executing does."""
+
+    def fetchone(self) -> Any:
+        return translated(_wrapped, super().fetchone)
+
+    def fetchmany(self, size: int | None = 1) -> list[Any]:
+        rows: list[Any] = translated(_wrapped, super().fetchmany, size)
+        return rows
+
+    def fetchall(self) -> list[Any]:
+        rows: list[Any] = translated(_wrapped, super().fetchall)
+        return rows
+
+    def __next__(self) -> Any:
+        return translated(_wrapped, super().__next__)
+
+
+def _wrapped(fetch: Any, *arguments: Any) -> Any:
+    with pw.__exception_wrapper__:  # type: ignore[attr-defined]
+        return fetch(*arguments)
 
 
 class SqliteFile(Observed, pw.SqliteDatabase):
@@ -44,15 +67,14 @@ class SqliteFile(Observed, pw.SqliteDatabase):
 
     def connect(self, reuse_if_open: bool = False) -> bool:
         try:
-            with translated():
-                return bool(super().connect(reuse_if_open))
-        except pw.DatabaseError as error:
-            if self.is_closed() and not isinstance(error, DatabaseUnavailable):
-                reason = str(error).splitlines()[0]
-                raise DatabaseUnavailable(
-                    f"cannot open {self.config.safe_url}: {reason}; does its folder exist, and may you write there?"
-                ) from None
-            raise
+            return translated(super().connect, reuse_if_open)
+        except (StatementFailed, DatabaseBusy) as error:
+            raise DatabaseUnavailable(
+                f"cannot open {self.config.safe_url}: {error}; does its folder exist, and may you write there?"
+            ) from None
+
+    def cursor(self, named_cursor: str | None = None) -> Any:
+        return super().connection().cursor(_Cursor)  # type: ignore[no-untyped-call]
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         try:
@@ -72,18 +94,16 @@ class SqliteFile(Observed, pw.SqliteDatabase):
         return next((index.name for index in indexes if index.unique and index.columns == names), None)
 
     def commit(self) -> None:
-        with translated():
-            super().commit()
+        translated(super().commit)
 
     def rollback(self) -> None:
         """Roll back; without a transaction this is no error, as on PostgreSQL."""
         connection: Any = None if self.is_closed() else super().connection()  # type: ignore[no-untyped-call]
         if connection is None or connection.in_transaction:
-            super().rollback()
+            translated(super().rollback)
 
     def begin(self, lock_type: str | None = None) -> None:
-        with translated():
-            super().begin(lock_type)
+        translated(super().begin, lock_type)
 
     def close_all(self) -> None:
         """Close this thread's connection, and with it, for a database in memory, all its data."""

@@ -609,7 +609,7 @@ def test_a_folder_that_does_not_exist_is_told_with_the_remedy(tmp_path: Path) ->
 def test_no_error_quotes_a_value(db: DatabaseManager, postgresql: str) -> None:
     with pytest.raises(pw.DataError) as refusal:
         db.database.execute_sql("SELECT %s::int", (SECRET,))
-    assert explain(refusal.value) == "the database refused a value (SQLSTATE 22P02)"
+    assert explain(refusal.value) == "the database refused a value: invalid text representation (SQLSTATE 22P02)"
 
     with pytest.raises(User.DoesNotExist) as gone:
         User.get(User.name == SECRET)

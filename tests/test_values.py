@@ -183,4 +183,4 @@ def test_no_error_of_the_database_quotes_a_row(db: DatabaseManager, user: User) 
             db.database.execute_sql(sql)
         assert "canary" not in str(caught.value)
         assert caught.value.__cause__ is None
-        assert caught.value.__suppress_context__
+        assert caught.value.__context__ is None

@@ -11,20 +11,8 @@ from typing import Any, Final, NoReturn
 import click
 import peewee as pw
 
-from ..driver_errors import sqlstate
 from ..errors import PresgenError
 from .columns import printable
-
-_MISSING_TABLE_OR_COLUMN: Final = ("42P01", "42703", "no such table", "no such column")
-
-# What the server says (by SQLSTATE, or SQLite by its text), and what to do about it.
-_REMEDIES: Final = (
-    ("42501", "grant the right to that role, or use another one"),
-    ("53100", "free space on the server's disk"),
-    ("readonly database", "check the permissions of the file and its folder"),
-    ("not a database", "check the path in the URL"),
-)
-
 
 # Click before 8.2 prints the help itself.
 _NO_COMMAND: Final = getattr(click.exceptions, "NoArgsIsHelpError", ())
@@ -75,19 +63,7 @@ def explain(error: Exception) -> str:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
     if isinstance(error, pw.DoesNotExist):  # peewee's text is the statement and its parameters
         return "the row is gone: somebody has deleted it in the meantime"
-    state, said = sqlstate(error) or "", _said(error)
-    if state in _MISSING_TABLE_OR_COLUMN or said.startswith(_MISSING_TABLE_OR_COLUMN):
-        return f"the database's schema is not up to date ({said}); run: presgen migrate"
-    if state.startswith(("22", "23")):  # such messages quote the value
-        return f"the database refused a value (SQLSTATE {state})"
-    remedy = next((f"; {remedy}" for sign, remedy in _REMEDIES if sign == state or sign in said), "")
-    return f"the database refused the statement: {said}{remedy}"
-
-
-def _said(error: Exception) -> str:
-    cause = getattr(error, "orig", error)
-    primary: str | None = getattr(getattr(cause, "diag", None), "message_primary", None)
-    return primary or str(cause).strip().partition("\n")[0] or type(error).__name__
+    return str(error)  # of peewee itself, about how it is used
 
 
 def _forget_stdout() -> None:
