@@ -11,6 +11,7 @@ from urllib.parse import quote
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
 
+from .database_url import DatabaseUrl, is_secret
 from .errors import ConfigurationError
 
 _SSLMODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -35,8 +36,10 @@ class DatabaseConfig:
     """How to reach the database. Times are in seconds.
 
     `url` is `postgresql://…`, `sqlite:///file`, `sqlite:///:memory:` or `embedded:///folder`; as in
-    SQLAlchemy, a fourth slash makes a path absolute. Raises ConfigurationError for a bad value. No form
-    of printing shows the password.
+    SQLAlchemy, a fourth slash makes a path absolute. The field holds it without the passwords, which nothing
+    that prints, copies or pickles the configuration shows; connect_parameters() has them. With a root certificate
+    the sslmode `require` checks the server's authority, as libpq does: it is `verify-ca` then.
+    Raises ConfigurationError for a bad value.
     """
 
     url: str
@@ -59,14 +62,21 @@ class DatabaseConfig:
     _parameters: Mapping[str, Any] = field(init=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        scheme, separator, rest = str(self.url).partition("://")
+        scheme, separator, rest = self._whole_url().partition("://")
         if scheme in ("postgresql", "postgres") and separator:
-            self._set(backend="postgresql", _parameters=self._parse(f"postgresql://{rest}"))
+            parameters = self._parse(f"postgresql://{rest}")
+            shown = {name: value for name, value in parameters.items() if not is_secret(name)}
+            self._set(backend="postgresql", _parameters=shown)
+            if shown != parameters:
+                self._set(url=DatabaseUrl(self._whole_url()))
         elif scheme in ("sqlite", "embedded") and rest.startswith("/") and len(rest) > 1:
             self._set(backend=scheme, path=rest[1:], pgbouncer=False)  # it stands in front of servers
         else:
             raise ConfigurationError(f"the database URL is malformed: {_URL_FORMS}")
         self._check_ranges()
+
+    def _whole_url(self) -> str:
+        return self.url.whole() if isinstance(self.url, DatabaseUrl) else str(self.url)
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
@@ -158,7 +168,8 @@ class DatabaseConfig:
                 options += f" -c statement_timeout={round(self.statement_timeout * 1000)}"
             own = self._parameters.get("options")
             parameters["options"] = f"{own} {options}" if own else options
-        parameters |= {name: value for name, value in self._parameters.items() if name != "options"}
+        given = self._parse(self._whole_url()) if isinstance(self.url, DatabaseUrl) else self._parameters
+        parameters |= {name: value for name, value in given.items() if name != "options"}
         parameters.setdefault("dbname", self.database)
         if self.pgbouncer and "options" in self._parameters:
             parameters["options"] = self._parameters["options"]

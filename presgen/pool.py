@@ -184,7 +184,7 @@ class Checkout(Contextual, PooledPostgresqlDatabase):
             connection.autocommit = True
             return connection
         except psycopg2.Error as error:
-            raise connect_failure(error, self.config.safe_url) from None
+            failure = connect_failure(error, self.config.safe_url)
         finally:
             with self._pool_available:
                 self._opening -= 1
@@ -193,6 +193,7 @@ class Checkout(Contextual, PooledPostgresqlDatabase):
                 else:
                     self._counts["created"] += 1
                     self._mark_in_use(connection, created=time.time())
+        raise failure  # out here, where the driver's error, whose frames hold the password, is not its context
 
     def _mark_in_use(self, connection: Any, *, created: float) -> None:
         place = None if self.config.pool_leak_seconds is None else "".join(traceback.format_stack(limit=12)[:-4])

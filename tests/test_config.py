@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import pickle
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -148,15 +151,32 @@ def test_a_setting_of_the_wrong_type_is_named(setting: dict[str, Any]) -> None:
         DatabaseConfig("postgresql://h/x", **setting)
 
 
-def test_nothing_that_prints_a_configuration_shows_the_password() -> None:
-    config = DatabaseConfig.from_env({"DATABASE_URL": "postgresql://ada:canary@h:1/x?sslpassword=canary"})
+WITH_PASSWORDS = [
+    "postgresql://ada:canary@h:1/x?sslpassword=canary",
+    "postgres://ada:canary?@h,g:1/x?connect_timeout=3",
+    "postgresql://:canary@h/x?pass%77ord=canary&application_name=y",
+    "postgresql://ada@h/x?password=canary",
+]
+
+
+@pytest.mark.parametrize("url", WITH_PASSWORDS)
+def test_nothing_that_prints_a_configuration_shows_the_password(url: str) -> None:
+    config = DatabaseConfig.from_env({"DATABASE_URL": url})
     manager = DatabaseManager(config)
     manager.open()
     try:
         shown: list[Any] = [
             config,
             config.safe_url,
+            config.url,
+            vars(config),
+            vars(config.url),
+            config._parameters,
+            asdict(config),
+            json.dumps(asdict(config)),
+            copy.deepcopy(vars(config)),
             manager,
+            vars(manager),
             manager.database,
             vars(manager.database),
             manager.health(),
@@ -165,7 +185,37 @@ def test_nothing_that_prints_a_configuration_shows_the_password() -> None:
         assert manager.database.database == "x"
     finally:
         manager.close()
-    assert pickle.loads(pickle.dumps(config)) == config
+    for unsafe in (config, config.url):
+        with pytest.raises(ConfigurationError, match="let the other process make its own"):
+            pickle.dumps(unsafe)
+
+
+@pytest.mark.parametrize("url", WITH_PASSWORDS)
+def test_a_configuration_that_hides_its_password_is_a_value_like_any_other(url: str) -> None:
+    config = DatabaseConfig(url)
+    changed = replace(config, pool_size=7)
+    for same in (
+        config,
+        DatabaseConfig(config.url),
+        copy.copy(config),
+        copy.deepcopy(config),
+        replace(config),
+        changed,
+    ):
+        assert "canary" in same.connect_parameters().values() or "canary?" in same.connect_parameters().values()
+    assert config == DatabaseConfig(url) == copy.deepcopy(config) != changed
+    assert hash(config) == hash(DatabaseConfig(url))
+    assert config != DatabaseConfig(url.replace("canary", "other"))
+    assert config != DatabaseConfig(str.__str__(config.url))
+    assert config.url != str.__str__(config.url)
+    assert "password" not in replace(config, url="postgresql://ada@elsewhere/x").connect_parameters()
+
+
+def test_a_url_without_a_password_is_shown_as_it_is() -> None:
+    for url in ("postgresql://ada@h:1/x?connect_timeout=3", "sqlite:///x.db"):
+        config = DatabaseConfig(url)
+        assert (config.url, type(config.url)) == (url, str)
+        assert pickle.loads(pickle.dumps(config)) == config
 
 
 def test_other_backends_have_a_path() -> None:

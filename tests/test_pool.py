@@ -145,7 +145,7 @@ def test_a_failed_connection_says_where_and_what_to_do(url: str, change: Callabl
         assert said in str(caught.value)
         assert "canary" not in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
-        assert caught.value.__suppress_context__
+        assert caught.value.__context__ is None
         assert manager.pool_stats()["in_use"] == 0
         assert manager.health().error == str(caught.value)
         assert manager.health_check() is False
