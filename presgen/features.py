@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from importlib import import_module
 from typing import Any, Final, Protocol, cast
 
@@ -36,7 +37,7 @@ class Feature(Protocol):
 def find_feature(name: str) -> Feature:
     """The module of a feature; raises ConfigurationError for a name that is none."""
     if name not in FEATURES:
-        raise ConfigurationError(f"there is no feature {name!r}; known are {', '.join(FEATURES)}")
+        raise ConfigurationError(f"there is no feature {reprlib.repr(name)}; known are {', '.join(FEATURES)}")
     return cast(Feature, import_module(f".ext.{name}", __package__))
 
 

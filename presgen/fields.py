@@ -64,6 +64,14 @@ class Checked:
             raise self.named(error) from None
         return value
 
+    def given(self, value: Any) -> Any:
+        """The value to store where there has to be one, and no SQL expression; raises ValidationError."""
+        if value is None:
+            raise self.named(ValidationError("must be set", rule="required"))
+        if isinstance(value, pw.Node) and not isinstance(value, pw.Model):
+            raise self.named(ValidationError("must be a value, not an SQL expression", rule="type"))
+        return self.clean(value)
+
     def named(self, error: ValidationError) -> ValidationError:
         """The error of a rule, which knows no field, as one of this field."""
         said = str(error)

@@ -24,7 +24,7 @@ from .config import DatabaseConfig
 from .context import begin_lazily, session, until_closed
 from .database import PostgresPool
 from .driver_errors import CONNECTION_LOST
-from .errors import CommitUnknown, ConfigurationError, DatabaseUnavailable, PresgenError
+from .errors import CommitUnknown, ConfigurationError, DatabaseUnavailable, PresgenError, ValidationError
 from .features import Feature, find_feature, install_feature, installed_features, uninstall_feature
 from .health import Health, examine
 from .migrator import Migrator
@@ -33,6 +33,7 @@ from .models.fenced import in_seconds
 from .queries import get_database_metrics
 from .queue_metrics import get_queue_metrics
 from .sqlite import SqliteFile
+from .validation import at_least_one
 from .verifiable import Verifiable
 
 logger = logging.getLogger("database")
@@ -50,6 +51,8 @@ class DatabaseManager:
     """
 
     def __init__(self, config: DatabaseConfig | str) -> None:
+        if not isinstance(config, (DatabaseConfig, str)):
+            raise ConfigurationError(f"a manager needs a DatabaseConfig or a URL, not {type(config).__name__}")
         self.config = DatabaseConfig(config) if isinstance(config, str) else config
         self._database: PostgresPool | SqliteFile | None = None
         self._server: Any = None
@@ -169,6 +172,9 @@ class DatabaseManager:
         answers. Inside a transaction it runs once: only the outermost can be repeated. `work` has to read or make the
         rows that it writes: an instance from outside does not forget a save() that was rolled back.
         """
+        if not callable(work):
+            raise ValidationError("work must be a function", field="work", rule="type")
+        retries = at_least_one(retries, "retries", or_zero=True)
         if self.database.in_transaction():
             with self.transaction():
                 return work()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import reprlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import peewee as pw
 from .clock import is_sqlite
 from .context import session
 from .errors import MigrationError
+from .validation import at_least_one
 
 if TYPE_CHECKING:
     from peewee_migrate import Router
@@ -65,7 +67,7 @@ class Migrator:
     def migrate(self, target: str | None = None) -> list[str]:
         """Apply what is pending, up to `target`; gives the names. Raises MigrationError."""
         if target is not None and target not in self.known():
-            raise MigrationError(f"there is no migration {target!r}; known are {', '.join(self.known())}")
+            raise MigrationError(f"there is no migration {reprlib.repr(target)}; known are {', '.join(self.known())}")
         with self._exclusive():
             self._refuse_unknown()
             if target is not None and target in self.applied():
@@ -80,7 +82,7 @@ class Migrator:
         with self._exclusive():
             self._refuse_unknown()
             applied = self.applied()
-            if not 0 < count <= len(applied):
+            if not 0 < at_least_one(count, "count", or_zero=True) <= len(applied):
                 raise MigrationError(f"cannot roll back {count} of {len(applied)} applied migrations")
             undone = applied[::-1][:count]
             for name in undone:

@@ -171,13 +171,15 @@ def _bounded(name: str, value: int, *, highest: int = LIMIT_MAX) -> int:
 
 
 def _position(after: PresentationJob | str) -> tuple[str, int]:
-    cursor = after.cursor if isinstance(after, PresentationJob) else after
-    match = _CURSOR.fullmatch(cursor) if isinstance(cursor, str) else None
+    match = _CURSOR.fullmatch(after) if isinstance(after, str) else None
     try:
-        if match is not None:
-            # As stored: a Tuple knows no fields that would convert its values.
-            moment = PresentationJob.created_at.db_value(datetime.fromisoformat(match["moment"]))
-            return moment, PresentationJob.id.clean(int(match["id"]))
+        moment, number = (None, None) if match is None else (datetime.fromisoformat(match["moment"]), int(match["id"]))
+        if isinstance(after, PresentationJob):
+            moment, number = after.created_at, after.id
+        # As stored: a Tuple knows no fields that would convert its values.
+        return PresentationJob.created_at.db_value(PresentationJob.created_at.given(moment)), PresentationJob.id.given(
+            number
+        )
     except ValueError:
         pass
     raise ValidationError("after must be a job or its cursor", field="after", rule="cursor")

@@ -10,7 +10,7 @@ import math
 import operator
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from numbers import Real
 from typing import Any, Final
@@ -66,15 +66,35 @@ def whole_number(value: Any, *, bits: int) -> int:
     return number
 
 
-def at_least_one(value: Any, name: str) -> int:
-    """A positive whole number of at most 32 bits, given as the argument `name`."""
+def argument(rule: Rule, value: Any, name: str) -> Any:
+    """What the rule makes of the argument `name`; raises ValidationError that names it."""
     try:
-        count = whole_number(value, bits=32)
+        return rule(value)
     except ValidationError as error:
         raise ValidationError(f"{name} {error}", field=name, rule=error.rule) from None
-    if count < 1:
-        raise ValidationError(f"{name} must be at least 1", field=name, rule="range")
+
+
+def at_least_one(value: Any, name: str, *, or_zero: bool = False) -> int:
+    """A positive whole number of at most 32 bits, given as the argument `name`."""
+    count: int = argument(lambda value: whole_number(value, bits=32), value, name)
+    low = 0 if or_zero else 1
+    if count < low:
+        raise ValidationError(f"{name} must be at least {low}", field=name, rule="range")
     return count
+
+
+def several(values: Any, name: str) -> Iterable[Any]:
+    """An iterable that is no text, given as the argument `name`."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise ValidationError(f"{name} must be an iterable, not {type(values).__name__}", field=name, rule="type")
+    return values
+
+
+def mapping(value: Any) -> Mapping[Any, Any]:
+    """Values by their names."""
+    if not isinstance(value, Mapping):
+        raise ValidationError(f"must be a mapping, not {type(value).__name__}", rule="type")
+    return value
 
 
 def number(value: Any) -> float:

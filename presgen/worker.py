@@ -23,7 +23,7 @@ from .errors import ConfigurationError, HandlerStuck, PresgenError, ValidationEr
 from .models import PresentationJob
 from .models.fenced import DEFAULT_LEASE, in_seconds
 from .signals import acting_on
-from .validation import at_least_one
+from .validation import argument, at_least_one, flag
 
 if TYPE_CHECKING:
     from .manager import DatabaseManager
@@ -68,6 +68,8 @@ class Worker:
     ) -> None:
         if not callable(handler) or inspect.iscoroutinefunction(handler) or inspect.isgeneratorfunction(handler):
             raise ValidationError("the handler must be a plain function of a job", field="handler", rule="type")
+        if not hasattr(manager, "require_binding"):
+            raise ValidationError("a worker needs a DatabaseManager", field="manager", rule="type")
         self.manager = manager
         self.handler = handler
         self.name: str = PresentationJob.worker.clean(name or default_name(os.getpid()))
@@ -76,7 +78,7 @@ class Worker:
         self.concurrency = at_least_one(concurrency, "concurrency")
         self.timeout_seconds = None if timeout is None else in_seconds(timeout, "timeout")
         self.grace_seconds = in_seconds(grace, "grace", or_zero=True)
-        self.fair = fair
+        self.fair: bool = argument(flag, fair, "fair")
         self.max_per_owner = None if max_per_owner is None else at_least_one(max_per_owner, "max_per_owner")
         self._in_hand: set[Attempt] = set()
         self._stops_at: float | None = None

@@ -9,6 +9,7 @@ from typing import Any
 import peewee as pw
 from playhouse import signals
 
+from .. import validation
 from ..clock import server_time
 from ..context import session
 from ..errors import ValidationError
@@ -28,7 +29,15 @@ class BaseModel(signals.Model):
     @classmethod
     def server_time(cls, *, plus_seconds: float = 0.0) -> Any:
         """The time at which the statement runs, by the clock of the database that the model is bound to."""
-        return server_time(cls._meta.database, plus_seconds=plus_seconds)
+        seconds = validation.argument(validation.number, plus_seconds, "plus_seconds")
+        seconds = validation.argument(validation.between(-1e9, 1e9), seconds, "plus_seconds")
+        return server_time(cls._meta.database, plus_seconds=seconds)
+
+    def __init__(self, *arguments: Any, **values: Any) -> None:
+        if "__no_default__" not in values:  # which peewee says of rows that it reads, with whatever the query named
+            for name in values:
+                self.field_of(name)
+        super().__init__(*arguments, **values)
 
     # One row
 
@@ -41,7 +50,11 @@ class BaseModel(signals.Model):
         """
         creating = force_insert or self._pk is None
         signals.pre_save.send(self, created=creating)
-        fields = self._meta.sorted_fields if only is None else [self.field_of(field) for field in only]
+        fields = (
+            self._meta.sorted_fields
+            if only is None
+            else [self.field_of(field) for field in validation.several(only, "only")]
+        )
         self.validate(fields, creating=creating)
         row = self._row_to_write(fields, creating=creating)
         if not row and not creating:
@@ -111,10 +124,32 @@ class BaseModel(signals.Model):
     @classmethod
     def get(cls, *query: Any, **filters: Any) -> Any:
         """The first row that matches; raises DoesNotExist, whose message shows no values, unlike peewee's."""
+        cls._require_filters(filters)
         try:
             return super().get(*query, **filters)
         except cls.DoesNotExist:
             raise cls.DoesNotExist(f"there is no such {cls.__name__}") from None
+
+    @classmethod
+    def filter(cls, *conditions: Any, **filters: Any) -> Any:
+        cls._require_filters(filters)
+        return super().filter(*conditions, **filters)
+
+    @classmethod
+    def get_or_create(cls, **values: Any) -> Any:
+        defaults = validation.argument(validation.mapping, values.get("defaults") or {}, "defaults")
+        for name in (*defaults, *(name for name in values if name != "defaults")):
+            cls.field_of(name)
+        return super().get_or_create(**values)
+
+    @classmethod
+    def _require_filters(cls, filters: Iterable[str]) -> None:
+        """Refuse names that begin with no field and no relation; peewee would take any attribute."""
+        relations = {field.backref for field in cls._meta.backrefs}
+        for name in filters:
+            first = name.partition("__")[0]
+            if first not in relations:
+                cls.field_of(first)
 
     def delete_instance(self, recursive: bool = False, delete_nullable: bool = False) -> int:
         """Delete the row. The foreign keys' own rules cascade or refuse; peewee's recursion would go around them."""
@@ -133,26 +168,31 @@ class BaseModel(signals.Model):
     def insert_many(cls, rows: Iterable[Any], fields: Any = None) -> Any:
         if isinstance(rows, pw.Node):
             return super().insert_many(rows, fields)
-        return CheckedInsert(cls, cls._cleaned_rows(rows, fields))
+        return CheckedInsert(cls, cls._cleaned_rows(validation.several(rows, "rows"), fields))
 
     @classmethod
     def update(cls, __data: Any = None, **values: Any) -> Any:
-        row = cls.cleaned({**(__data or {}), **values}, creating=False)
+        row = cls.cleaned(
+            {**validation.argument(validation.mapping, __data or {}, "the row"), **values}, creating=False
+        )
         if not row:
             raise ValidationError("there is nothing to update", rule="empty")
         return super().update(cls.touched(row))
 
     @classmethod
     def bulk_update(cls, model_list: Iterable[Any], fields: Iterable[Any], batch_size: int | None = None) -> int:
-        instances = list(model_list)
-        chosen = [cls.field_of(field) for field in fields]
+        instances = cls._instances(model_list)
+        chosen = [cls.field_of(field) for field in validation.several(fields, "fields")]
         key = cls._meta.primary_key
         ids = [key.clean(instance._pk) for instance in instances]
         for instance in instances:
             for field in chosen:
                 instance.__data__[field.name] = field.clean(instance.__data__.get(field.name))
-        written = 0
-        for batch in pw.chunked(list(zip(ids, instances, strict=True)), batch_size or max(1, len(instances))):
+        written, size = (
+            0,
+            max(1, len(instances)) if batch_size is None else validation.at_least_one(batch_size, "batch_size"),
+        )
+        for batch in pw.chunked(list(zip(ids, instances, strict=True)), size):
             row: Row = {}
             for field in chosen:
                 values = [(number, _case_value(field, instance.__data__[field.name])) for number, instance in batch]
@@ -162,7 +202,23 @@ class BaseModel(signals.Model):
         return written
 
     @classmethod
+    def bulk_create(cls, model_list: Iterable[Any], batch_size: int | None = None) -> None:
+        size = None if batch_size is None else validation.at_least_one(batch_size, "batch_size")
+        super().bulk_create(cls._instances(model_list), size)
+
+    @classmethod
+    def _instances(cls, model_list: Iterable[Any]) -> list[Any]:
+        instances = list(validation.several(model_list, "model_list"))
+        for number, instance in enumerate(instances, start=1):
+            if not isinstance(instance, cls):
+                raise ValidationError(
+                    f"row {number} must be a {cls.__name__}, not {type(instance).__name__}", rule="type"
+                )
+        return instances
+
+    @classmethod
     def _cleaned_rows(cls, rows: Iterable[Any], fields: Any) -> Iterator[Row]:
+        fields = fields and validation.several(fields, "fields")
         named = [cls.field_of(field) for field in fields or cls._meta.sorted_fields if fields or not field.primary_key]
         columns = None
         for number, row in enumerate(rows, start=1):
@@ -186,7 +242,7 @@ class BaseModel(signals.Model):
     def cleaned(cls, row: Mapping[Any, Any], *, creating: bool = True) -> Row:
         """A row by field, its values in normal form; raises ValidationError, also for a field that is missing."""
         cleaned: Row = {}
-        for key, value in row.items():
+        for key, value in validation.argument(validation.mapping, row, "the row").items():
             field = cls.field_of(key)
             if value is not None or not (creating and field.is_filled_by_database):
                 cleaned[field] = field.clean(value)

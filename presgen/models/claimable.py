@@ -11,7 +11,7 @@ import peewee as pw
 from ..clock import is_sqlite
 from ..context import session
 from ..status import RUNNING, JobStatus
-from ..validation import at_least_one
+from ..validation import argument, at_least_one, flag
 from .chosen import update_chosen
 from .fenced import DEFAULT_LEASE, in_seconds, log_after_commit
 from .outcomes import requeued
@@ -43,11 +43,12 @@ class Claimable:
         but for those with `max_per_owner`, of which there is one at a time; SQLite has one write lock, for which it
         waits. Fair and capped claims read the whole queue.
         """
-        worker = cls.worker.clean(worker)
+        worker = cls.worker.given(worker)
         lease_seconds = in_seconds(lease, "lease")
         limit = at_least_one(limit, "limit")
         if max_per_owner is not None:
             max_per_owner = at_least_one(max_per_owner, "max_per_owner")
+        fair = argument(flag, fair, "fair")
         by_owner = fair or max_per_owner is not None
         chosen, ctes = cls._due_by_owner(limit, fair, max_per_owner) if by_owner else (cls._due(limit), ())
         with session(cls._meta.database) as database, ExitStack() as stack:

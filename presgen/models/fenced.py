@@ -24,10 +24,9 @@ from ..errors import (
     LeaseLost,
     PoolTimeout,
     PresgenError,
-    ValidationError,
 )
 from ..status import RUNNING, JobStatus
-from ..validation import between, number, positive
+from ..validation import argument, between, number, positive
 
 logger = logging.getLogger("database")
 
@@ -55,11 +54,10 @@ def log_after_commit(database: Any, job_id: int, old_status: JobStatus, new_stat
 def in_seconds(duration: timedelta | float, name: str, *, or_zero: bool = False) -> float:
     """A duration in seconds, plain numbers being seconds already; raises ValidationError unless it is positive."""
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
-    try:
-        seconds = number(seconds)
-        return float(between(0, DURATION_MAX_SECONDS)(seconds if or_zero else positive()(seconds)))
-    except ValidationError as error:
-        raise ValidationError(f"{name} {error}", field=name, rule=error.rule) from None
+    seconds = argument(number, seconds, name)
+    if not or_zero:
+        argument(positive(), seconds, name)
+    return float(argument(between(0, DURATION_MAX_SECONDS), seconds, name))
 
 
 class Fenced:

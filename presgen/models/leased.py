@@ -13,7 +13,7 @@ from ..clock import backoff_time
 from ..errors import InvalidTransition, JobCancelled, PresgenError, ValidationError
 from ..heartbeat import Heartbeat
 from ..status import RUNNING, JobStatus
-from ..validation import LONG_TEXT_MAX
+from ..validation import LONG_TEXT_MAX, argument, flag
 from .fenced import Fenced, in_seconds
 from .outcomes import entered, requeued
 
@@ -103,7 +103,7 @@ class Leased(Fenced):
         """Finish the job with its video, measured values in `columns`."""
         cls = type(self)
         self._require_transition(JobStatus.COMPLETED)
-        measured = self._measured({"s3_video_path": s3_video_path, **columns})
+        measured = self._measured({"s3_video_path": cls.s3_video_path.given(s3_video_path), **columns})
         done = entered(cls, JobStatus.COMPLETED, {cls.progress: 1.0, cls.error_message: None, **measured})
         self._write_or_record(done, measured)
 
@@ -111,7 +111,7 @@ class Leased(Fenced):
         """Record why the attempt failed: back to PENDING with a backoff, or FAILED when attempts are used up."""
         cls = type(self)
         message = {cls.error_message: as_message(error)}
-        if retry and self.attempt < self.max_attempts and self.status.is_running:
+        if argument(flag, retry, "retry") and self.attempt < self.max_attempts and self.status.is_running:
             self.write_fenced({**requeued(cls), **message, cls.run_at: backoff_time(self._meta.database)})
         else:
             self._end(JobStatus.FAILED, message)

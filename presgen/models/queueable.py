@@ -13,6 +13,7 @@ from ..clock import database_now, is_sqlite
 from ..context import session
 from ..errors import ConstraintViolation, ValidationError
 from ..status import UNFINISHED
+from ..validation import mapping, several
 
 _SQLITE_BATCH: Final = 500
 _ENQUEUED: Final = ("owner", "voice_clone", "s3_pptx_path", "priority", "run_at", "max_attempts", "idempotency_key")
@@ -69,7 +70,7 @@ class Queueable:
         A ValidationError names the row, counted from 1. Equal idempotency keys raise ConstraintViolation.
         """
         fields = [cls._meta.fields[name] for name in _ENQUEUED]
-        database = cls._meta.database
+        database, rows = cls._meta.database, several(rows, "rows")
         with session(database):
             validated = _validated(cls, fields, rows, now=database_now(database))
             with database.atomic():
@@ -89,9 +90,10 @@ def _validated(
     optional = {field: field.default for field in fields if not field.is_required}
     for number, row in enumerate(rows, start=1):
         try:
-            if not isinstance(row, Mapping):
-                raise ValidationError(f"must be a mapping, not {type(row).__name__}", rule="type")
-            cleaned = model.cleaned({**optional, **row})
+            cleaned = model.cleaned({**optional, **mapping(row)})
+            for field, value in cleaned.items():
+                if isinstance(value, pw.Node):  # COPY would store its text
+                    field.given(value)
             extra = {model.field_of(key) for key in row} - set(fields)
             if extra:
                 name = min(field.name for field in extra)

@@ -12,6 +12,7 @@ from ..clock import is_sqlite
 from ..context import session
 from ..errors import ValidationError
 from ..status import UNFINISHED, JobStatus
+from ..validation import argument, flag, several
 from .fenced import log_after_commit
 from .outcomes import requeued
 
@@ -63,15 +64,17 @@ class Revivable:
         that fails again meanwhile is not taken twice. Raises ConstraintViolation when a key is enqueued in this very
         moment: then the last batch is undone, and the same call may be made again.
         """
-        if ids is None and not everything and all(value is None for value in conditions.values()):
+        if (
+            ids is None
+            and not argument(flag, everything, "everything")
+            and all(value is None for value in conditions.values())
+        ):
             raise ValidationError("name the ids or a condition, or say everything=True", field="ids", rule="required")
         letters = cls.dead_letters(**conditions)
         with session(cls._meta.database):
             if ids is None:
                 return sum(cls._retry_all(letters))
-            if isinstance(ids, (str, bytes)):
-                raise ValidationError("ids must be whole numbers, not text", field="id", rule="type")
-            wanted = sorted({cls.id.clean(job_id) for job_id in ids}, reverse=True)
+            wanted = sorted({cls.id.given(job_id) for job_id in several(ids, "ids")}, reverse=True)
             return sum(
                 len(cls._retry_batch(letters.where(cls.id.in_(batch)))) for batch in pw.chunked(wanted, RETRY_BATCH)
             )
