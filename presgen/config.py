@@ -17,6 +17,17 @@ from .errors import ConfigurationError
 _SSLMODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 # With `require` libpq checks the certificate's authority too, once there is a root certificate.
 _SSLMODES_THAT_CHECK: Final = _SSLMODES[_SSLMODES.index("require") :]
+# What a server's 32-bit milliseconds hold.
+_SECONDS_MAX: Final = 2_000_000
+_COUNT_MAX: Final = 100_000
+_RANGES: Final = {
+    "pool_size": (1, _COUNT_MAX),
+    "max_overflow": (0, _COUNT_MAX),
+    "pool_timeout": (0, _SECONDS_MAX),
+    "pool_recycle": (1, 10**9),
+    "connect_timeout": (1, _SECONDS_MAX),
+    "slow_query_seconds": (0, 10**9),
+}
 _WHOLE_NUMBERS: Final = frozenset({"pool_size", "max_overflow", "connect_timeout"})
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"", "0", "false", "no", "off"})
@@ -62,6 +73,8 @@ class DatabaseConfig:
     _parameters: Mapping[str, Any] = field(init=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.url, str):
+            raise ConfigurationError(f"the database URL must be text, not {type(self.url).__name__}")
         scheme, separator, rest = self._whole_url().partition("://")
         if scheme in ("postgresql", "postgres") and separator:
             parameters = self._parse(f"postgresql://{rest}")
@@ -69,14 +82,14 @@ class DatabaseConfig:
             self._set(backend="postgresql", _parameters=shown)
             if shown != parameters:
                 self._set(url=DatabaseUrl(self._whole_url()))
-        elif scheme in ("sqlite", "embedded") and rest.startswith("/") and len(rest) > 1:
+        elif scheme in ("sqlite", "embedded") and rest.startswith("/") and len(rest) > 1 and _is_plain_text(rest):
             self._set(backend=scheme, path=rest[1:], pgbouncer=False)  # it stands in front of servers
         else:
             raise ConfigurationError(f"the database URL is malformed: {_URL_FORMS}")
         self._check_ranges()
 
     def _whole_url(self) -> str:
-        return self.url.whole() if isinstance(self.url, DatabaseUrl) else str(self.url)
+        return self.url.whole() if isinstance(self.url, DatabaseUrl) else str.__str__(self.url)
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
@@ -98,28 +111,27 @@ class DatabaseConfig:
         return parameters
 
     def _check_ranges(self) -> None:
-        for name, low in (
-            ("pool_size", 1),
-            ("max_overflow", 0),
-            ("pool_timeout", 0),
-            ("pool_recycle", 1),
-            ("connect_timeout", 1),
-            ("slow_query_seconds", 0),
-        ):
+        for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if name in _WHOLE_NUMBERS and not isinstance(value, int):
                 raise ConfigurationError(f"{name} must be a whole number")
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < float("inf"):
-                raise ConfigurationError(f"{name} must be a number of at least {low}")
+            if not _is_number(value) or not low <= value <= high:
+                raise ConfigurationError(f"{name} must be a number of at least {low}, and at most {high}")
+        for name in ("debug", "pgbouncer"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(f"{name} must be True or False")
+        for name in ("application_name", "sslrootcert"):
+            value = getattr(self, name)
+            if not (value is None and name == "sslrootcert") and not _is_plain_text(value):
+                raise ConfigurationError(f"{name} must be text")
         if self.pool_reset not in (None, "discard"):
             raise ConfigurationError("pool_reset must be discard, or None for no reset")
         if self.pool_reset and self.pgbouncer:
             raise ConfigurationError("pool_reset has no session to reset through PgBouncer: use its server_reset_query")
-        leak = self.pool_leak_seconds
-        if leak is not None and not (isinstance(leak, (int, float)) and 0 < leak < float("inf")):
+        leak, timeout = self.pool_leak_seconds, self.statement_timeout
+        if leak is not None and not (_is_number(leak) and 0 < leak <= _SECONDS_MAX):
             raise ConfigurationError("pool_leak_seconds must be positive, or None for no warning")
-        timeout = self.statement_timeout
-        if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < float("inf")):
+        if timeout is not None and not (_is_number(timeout) and 0 < timeout <= _SECONDS_MAX):
             raise ConfigurationError("statement_timeout must be positive, or None for no limit")
         for mode in (self.sslmode, self._parameters.get("sslmode")):
             if mode is not None and mode not in _SSLMODES:
@@ -188,6 +200,8 @@ class DatabaseConfig:
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> DatabaseConfig:
         """The configuration that DATABASE_* and POSTGRES_* variables describe; DATABASE_URL wins over POSTGRES_*."""
+        if not all(isinstance(value, str) for value in environ.values()):
+            raise ConfigurationError("the variables of an environment are text")
         given: dict[str, Any] = {"url": environ.get("DATABASE_URL") or _url_from_parts(environ)}
         for name, read in _VARIABLES.items():
             variable = f"DATABASE_{name.upper()}"
@@ -212,6 +226,15 @@ def _url_from_parts(environ: Mapping[str, str]) -> str:
     user, password, host, port, name = (quote(environ.get(part, ""), safe="") for part in names)
     login = f"{user}:{password}" if password else user
     return f"postgresql://{login}@{host or 'localhost'}:{port or '5432'}/{name}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_plain_text(value: Any) -> bool:
+    """Whether it can be given to libpq and the file system: no control characters, no lone surrogates."""
+    return isinstance(value, str) and value.isprintable()
 
 
 def _flag(variable: str, raw: str) -> bool:

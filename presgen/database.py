@@ -15,7 +15,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INER
 from .config import DatabaseConfig
 from .context import Contextual, Session, session, session_of
 from .driver_errors import CONNECTION_LOST, is_lost, require_sendable, translated
-from .errors import CommitUnknown, DatabaseUnavailable, ReadOnlyServer, TransactionAborted, TransactionElsewhere
+from .errors import CommitUnknown, DatabaseUnavailable, ReadOnlyServer, TransactionAborted, TransactionElsewhere, ValidationError
 from .fetched import FetchedCursor
 from .pool import WATCHDOG, WATCHDOG_MARGIN_SECONDS, Checkout, has_something_to_read
 
@@ -42,6 +42,12 @@ class Observed(Contextual):
         self.query_hooks.append(self._log_slow)
         if config.debug:
             self.query_hooks.append(_log_statement)
+
+    def execute(self, query: Any, **options: Any) -> Any:
+        try:
+            return super().execute(query, **options)  # type: ignore[misc]
+        except RecursionError:
+            raise ValidationError("a value in the statement is nested too deep", rule="depth") from None
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         require_sendable(params.values() if isinstance(params, Mapping) else params or ())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from importlib import import_module
 from typing import Any, Final, Protocol, cast
 
@@ -10,6 +9,7 @@ from .clock import is_sqlite
 from .context import session
 from .errors import ConfigurationError, MigrationError
 from .migrator import LOCK_KEY, Migrator
+from .validation import shown
 
 FEATURES: Final = ("notify",)
 """The modules of `presgen.ext` that are features; listing them needs none of their libraries."""
@@ -37,7 +37,7 @@ class Feature(Protocol):
 def find_feature(name: str) -> Feature:
     """The module of a feature; raises ConfigurationError for a name that is none."""
     if name not in FEATURES:
-        raise ConfigurationError(f"there is no feature {reprlib.repr(name)}; known are {', '.join(FEATURES)}")
+        raise ConfigurationError(f"there is no feature {shown(name)}; known are {', '.join(FEATURES)}")
     return cast(Feature, import_module(f".ext.{name}", __package__))
 
 

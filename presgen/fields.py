@@ -126,7 +126,17 @@ class IdField(_Whole, pw.BigAutoField):
         return super().ddl_datatype(ctx)
 
 
-class VarcharField(Checked, pw.CharField):
+class _Text(Checked):
+    """Compares with the text of whatever it is given, as peewee does."""
+
+    def adapt(self, value: Any) -> str:
+        try:
+            return str(super().adapt(value))  # type: ignore[misc]
+        except ValueError:  # bytes that are no UTF-8, or a number of more digits than Python prints
+            raise self.named(ValidationError("must be text", rule="type")) from None
+
+
+class VarcharField(_Text, pw.CharField):
     """A varchar of at most `max_length` characters that is not blank."""
 
     max_length: int
@@ -139,16 +149,16 @@ class EmailField(VarcharField):
     """An e-mail address in normal form, also where it is compared."""
 
     def db_value(self, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        value = str.__str__(value)
+        if value is None:
+            return None
+        value = str.__str__(value) if isinstance(value, str) else self.adapt(value)
         if not value.isascii() or "xn--" in value.lower():  # a domain has many spellings
             with suppress(ValidationError):
                 return validation.email(value)
         return validation.lower(value)
 
 
-class LongTextField(Checked, pw.TextField):
+class LongTextField(_Text, pw.TextField):
     """A text of at most validation.LONG_TEXT_MAX characters that is not blank."""
 
     def check_type(self, value: Any) -> str:
@@ -267,9 +277,10 @@ class DocumentField(Checked, pw.JSONField):
     def _dumped(self, value: Any) -> str:
         """The text of a value in a query, which has not been through clean()."""
         try:
-            return json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError, RecursionError):
-            raise self.named(ValidationError("must be a finite JSON value", rule="json")) from None
+            validation.json_text(value)
+        except ValidationError as error:
+            raise self.named(error) from None
+        return json.dumps(value)
 
     def check_type(self, value: Any) -> Any:
         return validation.document(value)

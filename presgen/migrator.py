@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import reprlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import peewee as pw
 from .clock import is_sqlite
 from .context import session
 from .errors import MigrationError
-from .validation import at_least_one
+from .validation import at_least_one, shown
 
 if TYPE_CHECKING:
     from peewee_migrate import Router
@@ -67,7 +66,7 @@ class Migrator:
     def migrate(self, target: str | None = None) -> list[str]:
         """Apply what is pending, up to `target`; gives the names. Raises MigrationError."""
         if target is not None and target not in self.known():
-            raise MigrationError(f"there is no migration {reprlib.repr(target)}; known are {', '.join(self.known())}")
+            raise MigrationError(f"there is no migration {shown(target)}; known are {', '.join(self.known())}")
         with self._exclusive():
             self._refuse_unknown()
             if target is not None and target in self.applied():

@@ -9,6 +9,7 @@ import json
 import math
 import operator
 import re
+import reprlib
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
@@ -83,9 +84,14 @@ def at_least_one(value: Any, name: str, *, or_zero: bool = False) -> int:
     return count
 
 
+def shown(name: Any) -> str:
+    """A name that is none, for a message: text is cut, of anything else only the type is told."""
+    return reprlib.repr(name) if isinstance(name, str) else f"of type {type(name).__name__}"
+
+
 def several(values: Any, name: str) -> Iterable[Any]:
     """An iterable that is no text, given as the argument `name`."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+    if isinstance(values, (str, bytes, type)) or not isinstance(values, Iterable):
         raise ValidationError(f"{name} must be an iterable, not {type(values).__name__}", field=name, rule="type")
     return values
 
@@ -136,6 +142,17 @@ def document(value: Any) -> Any:
 
     PostgreSQL writes such floats without exponent or fraction, which is an int when it is read.
     """
+    encoded = json_text(value)
+    if len(encoded.encode()) > DOCUMENT_MAX_BYTES:
+        raise ValidationError(f"must be at most {DOCUMENT_MAX_BYTES} bytes of JSON", rule="max_length")
+    decoded = json.loads(encoded, parse_float=_float_or_int)
+    if _is_deeper(decoded, DOCUMENT_MAX_DEPTH):
+        raise ValidationError(f"must be nested at most {DOCUMENT_MAX_DEPTH} deep", rule="depth")
+    return decoded
+
+
+def json_text(value: Any) -> str:
+    """JSON that every backend can store."""
     try:
         encoded = json.dumps(value, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
@@ -143,12 +160,7 @@ def document(value: Any) -> Any:
     storable(encoded)
     if _ESCAPED_NUL.search(encoded):
         raise ValidationError("must not contain the NUL character", rule="nul")
-    if len(encoded.encode()) > DOCUMENT_MAX_BYTES:
-        raise ValidationError(f"must be at most {DOCUMENT_MAX_BYTES} bytes of JSON", rule="max_length")
-    decoded = json.loads(encoded, parse_float=_float_or_int)
-    if _is_deeper(decoded, DOCUMENT_MAX_DEPTH):
-        raise ValidationError(f"must be nested at most {DOCUMENT_MAX_DEPTH} deep", rule="depth")
-    return decoded
+    return encoded
 
 
 def _float_or_int(text: str) -> float | int:

@@ -72,7 +72,7 @@ class Worker:
             raise ValidationError("a worker needs a DatabaseManager", field="manager", rule="type")
         self.manager = manager
         self.handler = handler
-        self.name: str = PresentationJob.worker.clean(name or default_name(os.getpid()))
+        self.name: str = PresentationJob.worker.clean(default_name(os.getpid()) if name in (None, "") else name)
         self.lease_seconds = in_seconds(lease, "lease")
         self.poll_seconds = in_seconds(poll, "poll")
         self.concurrency = at_least_one(concurrency, "concurrency")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -137,7 +136,7 @@ class BaseModel(signals.Model):
 
     @classmethod
     def get_or_create(cls, **values: Any) -> Any:
-        defaults = validation.argument(validation.mapping, values.get("defaults") or {}, "defaults")
+        defaults = validation.argument(validation.mapping, values.get("defaults", {}), "defaults")
         for name in (*defaults, *(name for name in values if name != "defaults")):
             cls.field_of(name)
         return super().get_or_create(**values)
@@ -166,15 +165,14 @@ class BaseModel(signals.Model):
 
     @classmethod
     def insert_many(cls, rows: Iterable[Any], fields: Any = None) -> Any:
-        if isinstance(rows, pw.Node):
+        if isinstance(rows, pw.Query):
             return super().insert_many(rows, fields)
         return CheckedInsert(cls, cls._cleaned_rows(validation.several(rows, "rows"), fields))
 
     @classmethod
     def update(cls, __data: Any = None, **values: Any) -> Any:
-        row = cls.cleaned(
-            {**validation.argument(validation.mapping, __data or {}, "the row"), **values}, creating=False
-        )
+        given = {} if __data is None else validation.argument(validation.mapping, __data, "the row")
+        row = cls.cleaned({**given, **values}, creating=False)
         if not row:
             raise ValidationError("there is nothing to update", rule="empty")
         return super().update(cls.touched(row))
@@ -188,11 +186,8 @@ class BaseModel(signals.Model):
         for instance in instances:
             for field in chosen:
                 instance.__data__[field.name] = field.clean(instance.__data__.get(field.name))
-        written, size = (
-            0,
-            max(1, len(instances)) if batch_size is None else validation.at_least_one(batch_size, "batch_size"),
-        )
-        for batch in pw.chunked(list(zip(ids, instances, strict=True)), size):
+        written = 0
+        for batch in pw.chunked(list(zip(ids, instances, strict=True)), _batch_size(batch_size, instances)):
             row: Row = {}
             for field in chosen:
                 values = [(number, _case_value(field, instance.__data__[field.name])) for number, instance in batch]
@@ -203,8 +198,8 @@ class BaseModel(signals.Model):
 
     @classmethod
     def bulk_create(cls, model_list: Iterable[Any], batch_size: int | None = None) -> None:
-        size = None if batch_size is None else validation.at_least_one(batch_size, "batch_size")
-        super().bulk_create(cls._instances(model_list), size)
+        instances = cls._instances(model_list)
+        super().bulk_create(instances, _batch_size(batch_size, instances))
 
     @classmethod
     def _instances(cls, model_list: Iterable[Any]) -> list[Any]:
@@ -218,7 +213,7 @@ class BaseModel(signals.Model):
 
     @classmethod
     def _cleaned_rows(cls, rows: Iterable[Any], fields: Any) -> Iterator[Row]:
-        fields = fields and validation.several(fields, "fields")
+        fields = [] if fields is None else list(validation.several(fields, "fields"))
         named = [cls.field_of(field) for field in fields or cls._meta.sorted_fields if fields or not field.primary_key]
         columns = None
         for number, row in enumerate(rows, start=1):
@@ -256,7 +251,7 @@ class BaseModel(signals.Model):
         """The field that a name, a column's name or the field itself stands for; raises ValidationError."""
         field = cls._meta.combined.get(key) if isinstance(key, str) else key
         if not isinstance(field, Checked) or cls._meta.fields.get(field.name) is not field:
-            raise ValidationError(f"{cls.__name__} has no field {reprlib.repr(key)}", rule="unknown")
+            raise ValidationError(f"{cls.__name__} has no field {validation.shown(key)}", rule="unknown")
         return field
 
 
@@ -264,10 +259,16 @@ class CheckedInsert(pw.ModelInsert):
     """An INSERT whose ON CONFLICT … UPDATE goes through the validators as well."""
 
     def on_conflict(self, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("update"):
+        if kwargs.get("update") is not None:
             row = self.model.cleaned(kwargs["update"], creating=False)
             kwargs["update"] = self.model.touched(row)
         return super().on_conflict(*args, **kwargs)
+
+
+def _batch_size(given: int | None, instances: Sequence[Any]) -> int:
+    """How many rows go into a statement; never more than there are, for peewee makes room for so many."""
+    count = max(1, len(instances))
+    return count if given is None else min(count, validation.at_least_one(given, "batch_size"))
 
 
 def _case_value(field: Any, value: Any) -> Any:

@@ -9,7 +9,7 @@ from datetime import date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from fractions import Fraction
-from typing import Any, Final
+from typing import Any
 
 from hypothesis import strategies as st
 from three_backends import FAILED, FIRST, SECOND
@@ -243,9 +243,6 @@ def _fitting(field: Any) -> st.SearchStrategy[Any]:
         case DocumentField():
             return _DOCUMENTS
     raise AssertionError(field)
-
-
-UNSAVED_JOB: Final = next(value for value in HOSTILE if value.label == "a job")
 
 
 def values_for(field: Any) -> st.SearchStrategy[Given]:
