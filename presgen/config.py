@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 from urllib.parse import quote
@@ -100,11 +101,11 @@ class DatabaseConfig:
         if authority.count("@") > 1 or "@" in name.partition("?")[0]:
             # libpq would take the rest of the password for the host or the name, which are shown.
             raise ConfigurationError("the database URL is malformed: write @ in a password as %40, and / as %2F")
-        try:
-            parameters: dict[str, str] = parse_dsn(url)
-        except (ProgrammingError, UnicodeError, ValueError):
-            # libpq quotes the URL, and with it the password.
-            raise ConfigurationError(f"the database URL is malformed: {_URL_FORMS}") from None
+        parameters: dict[str, str] | None = None
+        with suppress(ProgrammingError, UnicodeError, ValueError):  # libpq quotes the URL, and with it the password
+            parameters = parse_dsn(url)
+        if parameters is None:
+            raise ConfigurationError(f"the database URL is malformed: {_URL_FORMS}")
         for port in parameters.get("port", "").split(","):
             if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
                 raise ConfigurationError("the port in the database URL must be a number from 1 to 65535")

@@ -106,10 +106,9 @@ class _Whole(Checked):
     """Compares with whole numbers, and text that is one, alone: PostgreSQL refuses others, SQLite finds nothing."""
 
     def adapt(self, value: Any) -> int:
-        try:
+        with suppress(TypeError, ValueError, OverflowError):  # which quote the value
             return int(value)
-        except (TypeError, ValueError, OverflowError):
-            raise self.named(ValidationError("must be a whole number", rule="type")) from None
+        raise self.named(ValidationError("must be a whole number", rule="type"))
 
 
 class IdField(_Whole, pw.BigAutoField):
@@ -130,10 +129,9 @@ class _Text(Checked):
     """Compares with the text of whatever it is given, as peewee does."""
 
     def adapt(self, value: Any) -> str:
-        try:
+        with suppress(ValueError):  # bytes that are no UTF-8, or a number of more digits than Python prints
             return str(super().adapt(value))  # type: ignore[misc]
-        except ValueError:  # bytes that are no UTF-8, or a number of more digits than Python prints
-            raise self.named(ValidationError("must be text", rule="type")) from None
+        raise self.named(ValidationError("must be text", rule="type"))
 
 
 class VarcharField(_Text, pw.CharField):
@@ -186,10 +184,9 @@ class NumberField(Checked, pw.DoubleField):
         return validation.number(value)
 
     def adapt(self, value: Any) -> float:
-        try:
+        with suppress(TypeError, ValueError, OverflowError):
             return float(value)
-        except (TypeError, ValueError, OverflowError):
-            raise self.named(ValidationError("must be a number", rule="type")) from None
+        raise self.named(ValidationError("must be a number", rule="type"))
 
 
 class FlagField(Checked, pw.BooleanField):

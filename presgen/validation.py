@@ -12,6 +12,7 @@ import re
 import reprlib
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from numbers import Real
 from typing import Any, Final
@@ -47,11 +48,10 @@ def storable(value: str) -> str:
     """Text without NUL and without lone surrogates, which PostgreSQL and UTF-8 refuse."""
     if "\0" in value:
         raise ValidationError("must not contain the NUL character", rule="nul")
-    try:
+    with suppress(UnicodeEncodeError):  # it quotes the text, and would be the context of an error that is raised here
         value.encode()
-    except UnicodeEncodeError:
-        raise ValidationError("must be valid Unicode text", rule="unicode") from None
-    return value
+        return value
+    raise ValidationError("must be valid Unicode text", rule="unicode")
 
 
 def whole_number(value: Any, *, bits: int) -> int:

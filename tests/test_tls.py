@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -57,6 +58,8 @@ def refusal(environ: Mapping[str, str]) -> str:
         assert manager.health().error == said
         assert "canary" not in f"{said} {caught.value!r} {caught.value.__cause__!r} {manager!r} {manager.health()!r}"
         assert caught.value.__context__ is None
+        report = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        assert not any("canary" in str(frame.locals) for frame in report.stack[1:])  # the first is this function's
         return said
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import peewee as pw
@@ -124,10 +125,9 @@ class BaseModel(signals.Model):
     def get(cls, *query: Any, **filters: Any) -> Any:
         """The first row that matches; raises DoesNotExist, whose message shows no values, unlike peewee's."""
         cls._require_filters(filters)
-        try:
+        with suppress(cls.DoesNotExist):
             return super().get(*query, **filters)
-        except cls.DoesNotExist:
-            raise cls.DoesNotExist(f"there is no such {cls.__name__}") from None
+        raise cls.DoesNotExist(f"there is no such {cls.__name__}")
 
     @classmethod
     def filter(cls, *conditions: Any, **filters: Any) -> Any:
