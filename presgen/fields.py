@@ -105,7 +105,9 @@ class Checked:
 class _Whole(Checked):
     """Compares with whole numbers, and text that is one, alone: PostgreSQL refuses others, SQLite finds nothing."""
 
-    def adapt(self, value: Any) -> int:
+    def db_value(self, value: Any) -> int | None:
+        if value is None:
+            return None
         with suppress(TypeError, ValueError, OverflowError):  # which quote the value
             return int(value)
         raise self.named(ValidationError("must be a whole number", rule="type"))
@@ -128,9 +130,9 @@ class IdField(_Whole, pw.BigAutoField):
 class _Text(Checked):
     """Compares with the text of whatever it is given, as peewee does."""
 
-    def adapt(self, value: Any) -> str:
+    def db_value(self, value: Any) -> Any:
         with suppress(ValueError):  # bytes that are no UTF-8, or a number of more digits than Python prints
-            return str(super().adapt(value))  # type: ignore[misc]
+            return super().db_value(value)  # type: ignore[misc]
         raise self.named(ValidationError("must be text", rule="type"))
 
 
@@ -147,9 +149,9 @@ class EmailField(VarcharField):
     """An e-mail address in normal form, also where it is compared."""
 
     def db_value(self, value: Any) -> Any:
+        value = str.__str__(value) if isinstance(value, str) else super().db_value(value)
         if value is None:
             return None
-        value = str.__str__(value) if isinstance(value, str) else self.adapt(value)
         if not value.isascii() or "xn--" in value.lower():  # a domain has many spellings
             with suppress(ValidationError):
                 return validation.email(value)
@@ -183,7 +185,9 @@ class NumberField(Checked, pw.DoubleField):
     def check_type(self, value: Any) -> float:
         return validation.number(value)
 
-    def adapt(self, value: Any) -> float:
+    def db_value(self, value: Any) -> float | None:
+        if value is None:
+            return None
         with suppress(TypeError, ValueError, OverflowError):
             return float(value)
         raise self.named(ValidationError("must be a number", rule="type"))
@@ -194,6 +198,12 @@ class FlagField(Checked, pw.BooleanField):
 
     def check_type(self, value: Any) -> bool:
         return validation.flag(value)
+
+    def db_value(self, value: Any) -> bool | None:
+        if value is None:
+            return None
+        # In a query 0 and 1 are what they are in SQL; to peewee any text is true, "false" too.
+        return self.converted(bool(value) if isinstance(value, int) and value in (0, 1) else value)  # type: ignore[no-any-return]
 
 
 class MomentField(Checked, pw.DateTimeField):
