@@ -49,7 +49,7 @@ class DatabaseConfig:
 
     `url` is `postgresql://…`, `sqlite:///file`, `sqlite:///:memory:` or `embedded:///folder`; as in
     SQLAlchemy, a fourth slash makes a path absolute. The field holds it without the passwords, which nothing
-    that prints, copies or pickles the configuration shows; connect_parameters() has them. With a root certificate
+    that prints the configuration or its parts shows; connect_parameters() has them. With a root certificate
     the sslmode `require` checks the server's authority, as libpq does: it is `verify-ca` then.
     Raises ConfigurationError for a bad value.
     """

@@ -15,7 +15,14 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INER
 from .config import DatabaseConfig
 from .context import Contextual, Session, session, session_of
 from .driver_errors import CONNECTION_LOST, is_lost, require_sendable, translated
-from .errors import CommitUnknown, DatabaseUnavailable, ReadOnlyServer, TransactionAborted, TransactionElsewhere, ValidationError
+from .errors import (
+    CommitUnknown,
+    DatabaseUnavailable,
+    ReadOnlyServer,
+    TransactionAborted,
+    TransactionElsewhere,
+    ValidationError,
+)
 from .fetched import FetchedCursor
 from .pool import WATCHDOG, WATCHDOG_MARGIN_SECONDS, Checkout, has_something_to_read
 

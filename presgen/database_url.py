@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 from urllib.parse import unquote
-
-from .errors import ConfigurationError
 
 _PASSWORD: Final = re.compile(r"^(\w+://[^:/@]*):[^/@]*@")
 _SECRETS: Final = ("password", "secret")
@@ -21,7 +19,7 @@ def is_secret(parameter: str) -> bool:
 class DatabaseUrl(str):
     """The text of a `postgresql://` URL without its passwords; `whole()` is the URL as it was given.
 
-    Equal to another one only with its passwords. Raises ConfigurationError when it is pickled.
+    Equal to another one only with its passwords. A pickle carries them, for another process that is to connect.
     """
 
     whole: Callable[[], str]
@@ -45,10 +43,8 @@ class DatabaseUrl(str):
     def __deepcopy__(self, _: Any) -> DatabaseUrl:
         return self
 
-    def __reduce__(self) -> NoReturn:
-        raise ConfigurationError(
-            "a configuration with a password is not pickled: let the other process make its own, as with from_env()"
-        )
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DatabaseUrl, (self.whole(),)
 
 
 def _without_secrets(url: str) -> str:
