@@ -10,10 +10,10 @@ import peewee as pw
 from playhouse import signals
 
 from .. import validation
+from ..checked import Checked
 from ..clock import server_time
 from ..context import session
 from ..errors import ValidationError
-from ..fields import Checked
 
 Row = dict[Any, Any]
 """Values by field."""
