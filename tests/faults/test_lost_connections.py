@@ -77,6 +77,11 @@ def test_a_connection_lost_in_a_transaction_tells_the_cause(server: CrashServer,
         terminate(server.url, backend_pid(manager))
         User.create(name=NAME)
     fault.works_again(manager)
+    with manager.session():
+        with pytest.raises(DatabaseUnavailable), manager.transaction():
+            terminate(server.url, backend_pid(manager))
+            User.create(name=NAME)
+        assert backend_pid(manager)  # on a fresh connection
     with pytest.raises(ZeroDivisionError), manager.transaction(), manager.transaction():
         terminate(server.url, backend_pid(manager))
         raise ZeroDivisionError
