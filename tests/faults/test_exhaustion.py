@@ -14,7 +14,8 @@ from chaos.server import CrashServer
 from fixtures.fault_table import NAME, Fault
 from fixtures.servers import VERSIONS
 
-from presgen import DatabaseManager, DatabaseUnavailable, PoolTimeout, PresgenError, User
+from presgen import DatabaseManager, DatabaseUnavailable, PoolTimeout, User
+from presgen.errors import DiskFull
 
 Open = Callable[..., DatabaseManager]
 
@@ -74,7 +75,7 @@ def test_a_full_disk_is_told_and_nothing_is_kept(server: CrashServer, opened: Op
     (server.data / file).unlink()
     (server.data / file).symlink_to("/dev/full")
     try:
-        with fault.tells(PresgenError, retryable=False, match="(?i)disk|no space"), manager.transaction():
+        with fault.tells(DiskFull, retryable=False, match="No space left on device: free space"), manager.transaction():
             User.create(name=NAME)
     finally:
         server.query("TRUNCATE users CASCADE")  # makes room: the table gets a new file
@@ -89,7 +90,7 @@ def test_a_full_sqlite_file_is_told_and_nothing_is_kept(tmp_path: Path, sqlite_t
     with DatabaseManager(f"sqlite:///{tmp_path / 'presgen.db'}") as manager, manager.session() as database:
         (pages,) = database.execute_sql("PRAGMA page_count").fetchone()
         database.execute_sql(f"PRAGMA max_page_count = {pages}")
-        with fault.tells(PresgenError, retryable=False, match="disk is full"), manager.transaction():
+        with fault.tells(DiskFull, retryable=False, match="disk is full: free space"), manager.transaction():
             for _ in range(1000):
                 User.create(name=NAME)
         database.execute_sql(f"PRAGMA max_page_count = {2 * pages}")
