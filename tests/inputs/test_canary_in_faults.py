@@ -152,7 +152,7 @@ def test_a_full_disk_is_told_and_shows_no_value(manager: DatabaseManager) -> Non
     with pytest.raises(DiskFull, match="free space on the") as caught, manager.transaction():
         if isinstance(manager.database.connection(), sqlite3.Connection):
             manager.database.execute_sql("PRAGMA max_page_count = 1")
-            User.insert_many([{"name": CANARY * 20}] * 10_000).execute()
+            User.insert_many([{"name": CANARY * 20}] * 1_000).execute()
         manager.database.execute_sql("SELECT set_config('presgen.canary', %s, true)", (CANARY,))
         manager.database.execute_sql(DISK_FULL)
     assert not caught.value.retryable

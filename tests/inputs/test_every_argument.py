@@ -177,7 +177,7 @@ def comparisons(draw: st.DrawFn) -> tuple[Any, Given]:
 
 
 def test_every_value_can_be_compared_or_is_refused(backends: Backends) -> None:
-    @settings_for(short=150, full=3_000)
+    @settings_for(short=100, full=3_000)
     @given(comparisons())
     def check(comparison: tuple[Any, Given]) -> None:
         field, value = comparison

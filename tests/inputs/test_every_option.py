@@ -13,6 +13,8 @@ from hostile_values import HOSTILE, Given
 from presgen import DatabaseConfig, DatabaseManager, PresgenError, ValidationError, Worker
 from presgen.errors import ConfigurationError, MigrationError
 
+# No option looks into what is large or deep.
+VALUES = [value for value in HOSTILE if "MB" not in value.label and "deep" not in value.label]
 URL = "postgresql://ada@h/x"
 Use = Callable[[DatabaseManager, Any], Any]
 
@@ -22,7 +24,7 @@ def nothing(_: Any = None) -> None:
 
 
 def without(*kinds: Any) -> Iterable[Given]:
-    return [value for value in HOSTILE if not isinstance(value.make(), kinds)]
+    return [value for value in VALUES if not isinstance(value.make(), kinds)]
 
 
 IN_A_DATABASE: dict[str, Use] = {
@@ -44,7 +46,7 @@ OF_A_WORKER: dict[str, Use] = {
 OPTIONS = [field.name for field in fields(DatabaseConfig) if field.init]
 
 
-def refusals(use: Use, manager: DatabaseManager, values: Iterable[Given] = HOSTILE) -> list[PresgenError]:
+def refusals(use: Use, manager: DatabaseManager, values: Iterable[Given] = VALUES) -> list[PresgenError]:
     refused: list[PresgenError] = []
     for value in values:
         try:
@@ -68,7 +70,7 @@ def test_every_option_of_a_worker_is_taken_or_refused() -> None:
     manager = DatabaseManager("sqlite:///:memory:")
     for name, use in OF_A_WORKER.items():
         refused = refusals(use, manager)
-        assert 0 < len(refused) < len(HOSTILE) or name == "manager", name
+        assert 0 < len(refused) < len(VALUES) or name == "manager", name
         assert all(isinstance(error, ValidationError) for error in refused), name
 
 
@@ -76,7 +78,7 @@ def test_every_option_of_a_worker_is_taken_or_refused() -> None:
 def test_every_option_of_a_configuration_is_taken_or_refused(option: str) -> None:
     config = DatabaseConfig(URL)
     refused: list[str] = []
-    for value in HOSTILE:
+    for value in VALUES:
         try:
             changed = replace(config, **{option: value.make()})
         except ConfigurationError as error:
@@ -90,7 +92,7 @@ def test_every_option_of_a_configuration_is_taken_or_refused(option: str) -> Non
 
 
 def test_every_value_as_a_manager_is_refused() -> None:
-    for value in HOSTILE:
+    for value in VALUES:
         with pytest.raises(ConfigurationError):
             DatabaseManager(value.make())
 
