@@ -81,7 +81,7 @@ def create_app(manager: DatabaseManager | None = None) -> FastAPI:
     @app.get("/jobs")
     def list_jobs(limit: int = 50, after: str | None = None, status: str | None = None) -> dict[str, Any]:
         page = queries.get_presentation_jobs(limit=limit, after=after, status=status)
-        return {"jobs": [shown(job) for job in page], "next": page[-1].cursor if len(page) == limit else None}
+        return {"jobs": [shown(job) for job in page], "next": page[-1].cursor if page and len(page) == limit else None}
 
     @app.get("/jobs/{number}")
     def show_job(number: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ A statement or transaction outside a session makes one for itself. `connect()` o
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,11 +15,11 @@ from typing import Any, Final
 
 import peewee as pw
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, NoActiveTransaction
 
 
 class Session:
-    """What one context has of a database; any of its threads may use it, one at a time, and end it."""
+    """What one context has of a database; its threads use it one after the other, and any of them may end it."""
 
     def __init__(self, database: Any, *, keeps_connection: bool = True, is_for_now: bool = False) -> None:
         self.database = database
@@ -28,23 +29,57 @@ class Session:
         self.is_for_now = is_for_now
         """Whether it ends by itself, with the statement or transaction that it was begun for."""
         self.is_over = False
+        self.has_undone = False
+        """Whether it ended in the middle of a transaction."""
         self._outer = _live(_INNERMOST.get())
+        self._is_ending = False
+        self._lock, self._uses = threading.RLock(), 0
 
     def begin(self) -> None:
         """Make it this context's."""
         _INNERMOST.set(self)
 
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep other threads from using it meanwhile; a session that they end is over after the block."""
+        with self._lock:
+            self._uses += 1
+            try:
+                yield
+            finally:
+                self._uses -= 1
+        if self._is_ending:
+            self._end_if_unused()
+
     def end(self) -> None:
-        """Undo what was left open, and give the connection back; again is no error."""
-        if self.is_over:
+        """Undo what was left open, and give the connection back; again is no error.
+
+        While another thread runs a statement this waits for nothing: that thread does it when it has its answer.
+        """
+        self._is_ending = True
+        if _INNERMOST.get() is self:
+            _INNERMOST.set(self.outer)
+        self._end_if_unused()
+
+    def _end_if_unused(self) -> None:
+        if not self._lock.acquire(blocking=False):
             return
-        before = _INNERMOST.get()
+        try:
+            if not self._uses and not self.is_over:
+                self._end()
+        finally:
+            self._lock.release()
+
+    def _end(self) -> None:
+        self._uses += 1
+        around = _INNERMOST.get()
         _INNERMOST.set(self)  # it may end in another context than it began in
+        has_undone = bool(self.state.transactions)
         try:
             give_back(self.database)
         finally:
-            self.is_over = True
-            _INNERMOST.set(self.outer if before is self else before)
+            self.is_over, self.has_undone = True, has_undone
+            _INNERMOST.set(around)
 
     @property
     def outer(self) -> Session | None:
@@ -62,8 +97,15 @@ def _live(session: Session | None) -> Session | None:
 
 
 def session_of(database: Any) -> Session | None:
-    """The session of this context, None where it has none."""
-    session = _live(_INNERMOST.get())
+    """The session of this context, None where it has none.
+
+    Raises NoActiveTransaction, once, when it has ended in the middle of a transaction of which the caller is part.
+    """
+    session = _INNERMOST.get()
+    if session is not None and session.has_undone and session.database is database:
+        _INNERMOST.set(session.outer)
+        raise NoActiveTransaction
+    session = _live(session)
     while session is not None and session.database is not database:
         session = session.outer
     return session
@@ -97,8 +139,7 @@ def session(database: Any) -> Iterator[Any]:
         raise ConfigurationError(
             "the models have no database: use them inside `with DatabaseManager(…):`, or bind them to one"
         )
-    around = session_of(database)
-    if not database.is_closed() or (around is not None and around.keeps_connection):
+    if _has_connection(database):
         database.connect(reuse_if_open=True)
         yield database
         return
@@ -117,8 +158,8 @@ def begin_lazily(database: Any) -> Session:
     Begun by a coroutine, it has a connection only while a statement or transaction runs: its threads come and go, and
     a request that waits for one must not keep a connection from those that have one.
     """
-    own = Session(database, keeps_connection=not _is_coroutine())
-    if session_of(database) is None and database.is_closed():
+    own = Session(database, keeps_connection=not is_coroutine())
+    if session_of(database) is None and not _has_connection(database):
         own.begin()
     else:
         own.is_over = True
@@ -133,7 +174,16 @@ def until_closed(session: Session) -> Iterator[Any]:
         session.end()
 
 
-def _is_coroutine() -> bool:
+def _has_connection(database: Any) -> bool:
+    """Whether this context has a connection that a block may share; that of its thread belongs to no coroutine."""
+    around = session_of(database)
+    if around is not None:
+        return around.keeps_connection or not around.state.closed
+    return not (database.is_closed() or is_coroutine())
+
+
+def is_coroutine() -> bool:
+    """Whether an event loop runs the caller."""
     asyncio = sys.modules.get("asyncio")  # which costs too much to be imported only to hear that nothing runs
     return asyncio is not None and asyncio._get_running_loop() is not None
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
@@ -13,80 +12,24 @@ import peewee as pw
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR
 
 from .config import DatabaseConfig
-from .context import Contextual, Session, session, session_of
-from .driver_errors import CONNECTION_LOST, is_lost, require_sendable, translated
+from .context import Session, is_coroutine, session_of
+from .driver_errors import CONNECTION_LOST, is_lost, translated
 from .errors import (
     CommitUnknown,
     DatabaseUnavailable,
     ReadOnlyServer,
     TransactionAborted,
-    TransactionElsewhere,
-    ValidationError,
 )
 from .fetched import FetchedCursor
+from .observed import Observed
 from .pool import WATCHDOG, WATCHDOG_MARGIN_SECONDS, Checkout, has_something_to_read
-
-logger = logging.getLogger("database")
 
 # Says of a statement whether it can change anything; values are parameters, so its text has none.
 _WRITES: Final = re.compile(
     r"\b(INSERT|UPDATE|DELETE|MERGE|TRUNCATE|COPY|CREATE|ALTER|DROP|GRANT|REVOKE|REFRESH|CALL|DO)\b", re.IGNORECASE
 )
+_COMMITS: Final = re.compile(r"\s*(COMMIT|END)\b", re.IGNORECASE)
 _COMMIT_UNKNOWN: Final = "the connection was lost during COMMIT: read the rows again to learn whether it was applied"
-
-
-class Observed(Contextual):
-    """What both backends share: sessions, errors of presgen's own, and statements logged without parameters."""
-
-    slow_query_seconds: float
-    is_retired = False
-    """Whether the manager that opened the database has closed it."""
-    query_hooks: list[Any]
-
-    def observe(self, config: DatabaseConfig) -> None:
-        """Log slow statements from now on, and every statement with `config.debug`."""
-        self.slow_query_seconds = config.slow_query_seconds
-        self.query_hooks.append(self._log_slow)
-        if config.debug:
-            self.query_hooks.append(_log_statement)
-
-    def execute(self, query: Any, **options: Any) -> Any:
-        try:
-            return super().execute(query, **options)  # type: ignore[misc]
-        except RecursionError:
-            raise ValidationError("a value in the statement is nested too deep", rule="depth") from None
-
-    def execute_sql(self, sql: str, params: Any = None) -> Any:
-        require_sendable(params.values() if isinstance(params, Mapping) else params or ())
-        return translated(super().execute_sql, sql, params)  # type: ignore[misc]
-
-    def connection_context(self) -> Any:
-        """A session; peewee's own closes the connection of the block around it."""
-        return session(self)
-
-    def push_transaction(self, transaction: Any) -> None:
-        self._take()  # connecting later would forget the transaction
-        super().push_transaction(transaction)  # type: ignore[misc]
-
-    def pop_transaction(self) -> Any:
-        if not self._state.transactions:
-            raise TransactionElsewhere
-        return super().pop_transaction()  # type: ignore[misc]
-
-    def _take(self) -> None:
-        """See to it that there is a connection in hand."""
-        self.connect(reuse_if_open=True)  # type: ignore[attr-defined]
-
-    def _log_query(self, sql: str, params: Any) -> None:
-        """Keep peewee's own debug log, which prints parameters, silent."""
-
-    def _log_slow(self, event: Any) -> None:
-        if event.duration > self.slow_query_seconds:
-            logger.warning("Slow query (%.2fs): %s", event.duration, event.sql)
-
-
-def _log_statement(event: Any) -> None:
-    logger.debug("%.4fs: %s", event.duration, event.sql)
 
 
 class _Savepoint(pw._savepoint):
@@ -118,36 +61,49 @@ class PostgresPool(Observed, Checkout):
     def connect(self, reuse_if_open: bool = False) -> bool:
         """Check a connection out for this session or thread; raises PoolTimeout or DatabaseUnavailable."""
         # Peewee holds its database-wide lock here. The state belongs to the thread or session, so none is needed.
-        if not self._state.closed:
-            if reuse_if_open:
-                return False
-            raise pw.OperationalError("Connection already opened.")
-        connection = self._checkout()
-        self._state.set_connection(connection)
-        self.server_version = connection.server_version
-        return True
+        with self._session_in_use():
+            state = self._state
+            if not state.closed:
+                if reuse_if_open:
+                    return False
+                raise pw.OperationalError("Connection already opened.")
+            connection = self._checkout()
+            state.set_connection(connection)
+            self.server_version = connection.server_version
+            return True
 
     def close(self) -> bool:
         """Check the connection in hand in; an open transaction is an error, as in peewee."""
-        if self._state.closed:
-            return False
-        connection = self._state.conn
-        if self.in_transaction() and not is_lost(connection):
-            raise pw.OperationalError("Attempting to close database while transaction is open.")
-        self._state.reset()
-        self._close(connection)
-        return True
+        with self._session_in_use():
+            state = self._state
+            if state.closed:
+                return False
+            connection = state.conn
+            if state.transactions and not is_lost(connection):
+                raise pw.OperationalError("Attempting to close database while transaction is open.")
+            state.reset()
+            self._close(connection)
+            return True
+
+    def connection(self) -> Any:
+        """The driver's connection, which stays in hand until the end of the session, or until `close()`."""
+        with self._session_in_use() as current:
+            if current is not None and not current.is_for_now:
+                current.keeps_connection = True
+            self.connect(reuse_if_open=True)
+            return self._state.conn
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         """Run a statement; without a session or an open connection, on one that is in hand only for so long."""
-        self._take()  # here, so that waiting for a connection does not count as a slow statement
-        session = session_of(self)
-        if session is None or session.keeps_connection:
-            return self._execute_in_hand(sql, params)
-        try:
-            return FetchedCursor(self._execute_in_hand(sql, params))
-        finally:
-            self._give_back_if_done()
+        self._begin_for_a_statement()
+        with self._session_in_use() as current:
+            try:
+                if self.autoconnect:  # here, so that waiting for a connection does not count as a slow statement
+                    self.connect(reuse_if_open=True)
+                cursor = self._execute_in_hand(sql, params)
+                return cursor if current is None or current.keeps_connection else FetchedCursor(cursor)
+            finally:
+                self._give_back_if_done()
 
     def _execute_in_hand(self, sql: str, params: Any) -> Any:
         connection = self._state.conn
@@ -163,7 +119,8 @@ class PostgresPool(Observed, Checkout):
             raise
         except DatabaseUnavailable:
             self._detach_if_useless()
-            if commits_itself and is_lost(connection) and _WRITES.search(sql):
+            may_be_stored = (commits_itself and _WRITES.search(sql)) or _COMMITS.match(sql)
+            if may_be_stored and is_lost(connection):
                 raise CommitUnknown(_COMMIT_UNKNOWN) from None
             raise
 
@@ -176,48 +133,64 @@ class PostgresPool(Observed, Checkout):
             raise DatabaseUnavailable(CONNECTION_LOST)
 
     def begin(self, isolation_level: str | int | None = None) -> None:
-        self._take()
-        try:
-            with self._within(self.config.connect_timeout):
-                translated(super().begin, isolation_level)
-        except DatabaseUnavailable:
-            self._detach_if_useless()
-            raise
-        finally:
-            self._give_back_if_done()
+        self._begin_for_a_transaction()
+        with self._session_in_use():
+            try:
+                self.connect(reuse_if_open=True)
+                with self._within(self.config.connect_timeout):
+                    translated(super().begin, isolation_level)
+            except DatabaseUnavailable:
+                self._detach_if_useless()
+                raise
+            finally:
+                self._give_back_if_done()
 
     def commit(self) -> None:
         """Commit; raises CommitUnknown when the connection is lost before the server has answered.
 
-        Raises TransactionAborted when a statement had failed and the error was swallowed.
+        Raises TransactionAborted when a statement had failed and the error was swallowed, DatabaseUnavailable when the
+        connection was lost then.
         """
-        if not self._state.closed and self._state.conn.get_transaction_status() == TRANSACTION_STATUS_INERROR:
-            raise TransactionAborted  # the server would answer such a COMMIT with ROLLBACK, and no error
+        with self._session_in_use():
+            try:
+                state = self._state
+                if not state.closed and is_lost(state.conn):
+                    raise DatabaseUnavailable(CONNECTION_LOST)  # it is never sent
+                if not state.closed and state.conn.get_transaction_status() == TRANSACTION_STATUS_INERROR:
+                    raise TransactionAborted  # the server would answer with ROLLBACK, and no error
+                self._send_commit()
+            finally:
+                self._give_back_if_done()
+
+    def _send_commit(self) -> None:
         try:
             with self._within(self.config.statement_timeout):
                 translated(super().commit)
         except DatabaseUnavailable:
             raise CommitUnknown(_COMMIT_UNKNOWN) from None
-        finally:
-            self._give_back_if_done()
 
     def rollback(self) -> None:
         """Roll back; a lost connection has done so already, and must not mask the error that led here."""
-        if self._state.closed:
-            return
-        try:
-            with self._within(self.config.connect_timeout):
-                translated(super().rollback)
-        except DatabaseUnavailable:
-            pass
-        finally:
-            self._detach_if_useless()
-            self._give_back_if_done()
+        with self._session_in_use():
+            if self._state.closed:
+                return
+            try:
+                with self._within(self.config.connect_timeout):
+                    translated(super().rollback)
+            except DatabaseUnavailable:
+                pass
+            finally:
+                self._detach_if_useless()
+                self._give_back_if_done()
+
+    def push_transaction(self, transaction: Any) -> None:
+        self._begin_for_a_transaction()  # of which manual_commit() does not tell otherwise
+        super().push_transaction(transaction)
 
     def pop_transaction(self) -> Any:
         transaction = super().pop_transaction()
-        session = session_of(self)
-        if isinstance(transaction, pw._manual) and session is not None and not session.keeps_connection:
+        current = session_of(self)
+        if isinstance(transaction, pw._manual) and current is not None and not current.keeps_connection:
             self.close()  # and undo what the block has left open
             self._give_back_if_done()
         return transaction
@@ -252,25 +225,27 @@ class PostgresPool(Observed, Checkout):
             return nullcontext()
         return WATCHDOG.watching(self._state.conn, limit + WATCHDOG_MARGIN_SECONDS)
 
-    def _take(self) -> None:
-        """See to it that there is a connection in hand: outside sessions, for the statement or transaction."""
-        if not self._state.closed or not self.autoconnect:
-            return
-        if session_of(self) is None:
+    def _begin_for_a_statement(self) -> None:
+        """Begin a session for a statement that has no connection in hand.
+
+        Also inside a session that keeps none: other threads of its context may run statements at the same time.
+        """
+        current = session_of(self)
+        if self._state.closed and (current is None or not current.keeps_connection) and self.autoconnect:
             Session(self, is_for_now=True).begin()
-        try:
-            self.connect()
-        except BaseException:
-            self._give_back_if_done()
-            raise
+
+    def _begin_for_a_transaction(self) -> None:
+        """Begin a session for a transaction outside of sessions; the thread's connection belongs to no coroutine."""
+        if session_of(self) is None and self.autoconnect and (self._state.closed or is_coroutine()):
+            Session(self, is_for_now=True).begin()
 
     def _give_back_if_done(self) -> None:
         """Give the connection back that the session keeps for a statement or transaction only."""
-        session = session_of(self)
-        if session is None or session.keeps_connection or _is_busy(session.state):
+        current = session_of(self)
+        if current is None or current.keeps_connection or _is_busy(current.state):
             return
-        if session.is_for_now:
-            session.end()
+        if current.is_for_now:
+            current.end()
         else:
             self.close()
 

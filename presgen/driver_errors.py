@@ -95,6 +95,8 @@ def translated(call: Callable[..., Result], *arguments: Any) -> Result:
         raise
     except (pw.DatabaseError, pw.InterfaceError, ValueError, OverflowError) as error:
         refusal = _meaning(error)
+        if isinstance(refusal, PresgenError):
+            refusal.sqlstate = getattr(getattr(error, "orig", None), "pgcode", None)
     # Out here, or the driver's error would be its context, with all the values that it quotes.
     try:
         raise refusal
@@ -167,16 +169,16 @@ def _refused_by_postgresql(cause: Any) -> PresgenError:
     state: str = cause.pgcode or ""
     said: str = (cause.diag.message_primary if state else str(cause)) or "it did not say why"
     if state == _DISK_FULL:
-        return DiskFull(f"{said}: free space on the server's disk", sqlstate=state)
+        return DiskFull(f"{said}: free space on the server's disk")
     if state == _TRANSACTION_ABORTED:
-        return TransactionAborted(f"{said}: put a statement that may fail into a `with db.transaction():` of its own")
+        return TransactionAborted()
     if state[:2] not in _CLASSES_THAT_QUOTE_NOTHING or state in _SYNTAX:
         said = f"{_name_of(state)} (SQLSTATE {state})"
     if state.startswith("22"):
-        return ValueRefused(f"the database refused a value: {said}", sqlstate=state)
+        return ValueRefused(f"the database refused a value: {said}")
     if state[:2] in ("42", ""):
-        return StatementInvalid(_with_remedy(f"the database refused the statement: {said}", state), sqlstate=state)
-    return StatementFailed(f"the database could not execute the statement: {said}", sqlstate=state)
+        return StatementInvalid(_with_remedy(f"the database refused the statement: {said}", state))
+    return StatementFailed(f"the database could not execute the statement: {said}")
 
 
 def _name_of(state: str) -> str:

@@ -15,6 +15,8 @@ class PresgenError(Exception):
 
     retryable = False
     """Whether the same call may succeed when it is made again."""
+    sqlstate: str | None = None
+    """PostgreSQL's code of what it refused, None where it refused nothing, and on SQLite."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A pickled exception is made anew from its arguments alone, which are not those of our constructors.
@@ -95,19 +97,12 @@ class ReadOnlyServer(DatabaseUnavailable):
     """The server only reads: a standby, or a primary that has been told so."""
 
 
-class StatementTimeout(PresgenError, pw.OperationalError):
-    """A statement took longer than it may."""
-
-
 class StatementFailed(PresgenError, pw.DatabaseError):
-    """The database could not execute a statement.
+    """The database could not execute a statement."""
 
-    `sqlstate` is PostgreSQL's code of the reason, None where there is none, as on SQLite.
-    """
 
-    def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
-        super().__init__(message)
-        self.sqlstate = sqlstate or None
+class StatementTimeout(StatementFailed, pw.OperationalError):
+    """A statement took longer than it may."""
 
 
 class StatementInvalid(StatementFailed, pw.ProgrammingError):
@@ -125,23 +120,21 @@ class DiskFull(StatementFailed, pw.OperationalError):
 class TransactionAborted(PresgenError, pw.InternalError):
     """A transaction went on, or was committed, although one of its statements had failed; nothing of it was stored."""
 
-    def __init__(
-        self,
-        message: str = "a statement of this transaction failed, so nothing of it was stored; "
-        "put a statement that may fail into a `with db.transaction():` of its own",
-    ) -> None:
-        super().__init__(message)
+    def __init__(self) -> None:
+        super().__init__(
+            "a statement of this transaction failed, so nothing of it was stored; "
+            "put a statement that may fail into a `with db.transaction():` of its own"
+        )
 
 
-class TransactionElsewhere(PresgenError, IndexError):
-    """A transaction ends in another context than it began in, which has not been part of it."""
+class NoActiveTransaction(PresgenError, IndexError):
+    """A transaction ends in a context that has none, because it began in another one; see docs/web.md.
 
-    def __init__(
-        self,
-        message: str = "this context has no open transaction: one that begins in a FastAPI dependency does not reach "
-        "the endpoint; begin it in the endpoint",
-    ) -> None:
-        super().__init__(message)
+    An IndexError, because that is what peewee expects of an empty stack of transactions.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("this context has no open transaction: end it where it began, and let it begin where it works")
 
 
 class PoolTimeout(PresgenError):
@@ -153,7 +146,8 @@ class PoolTimeout(PresgenError):
 class CommitUnknown(PresgenError):
     """The connection was lost before the server had confirmed a commit: what was written may be stored or not.
 
-    Single writes commit by themselves, so their lost replies are lost COMMITs too.
+    Single writes commit by themselves, so their lost replies are lost COMMITs too. A SELECT counts as a read, whatever
+    the functions do that it calls.
     """
 
 

@@ -12,11 +12,21 @@ class FetchedCursor:
 
     def __init__(self, cursor: Any) -> None:
         self.description, self.rowcount = cursor.description, cursor.rowcount
+        self.statusmessage = cursor.statusmessage
         self._rows = iter(cursor.fetchall() if cursor.description else ())
         cursor.close()
 
     def __iter__(self) -> Iterator[Any]:
-        return self._rows
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._rows)
+
+    def __enter__(self) -> FetchedCursor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def fetchone(self) -> Any:
         """The next row, None after the last."""

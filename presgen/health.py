@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +25,7 @@ class Health:
     role: str | None = None
     """`primary`, or `replica` for a standby in recovery."""
     pending_migrations: tuple[str, ...] = ()
-    pool: Mapping[str, int] = field(default_factory=dict)
+    pool: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
 
 
@@ -34,7 +33,8 @@ def examine(database: Any) -> Health:
     """Ask the database how it is; never raises for a database that does not answer."""
     began = time.monotonic()
     try:
-        with _answering(database), session(database):
+        # A server that says nothing is not healthy, however long statements may take.
+        with database.answering_within(database.config.connect_timeout), session(database):
             version, is_replica = _ask(database)
             latency = time.monotonic() - began
             pending = tuple(Migrator(database).pending())
@@ -49,14 +49,6 @@ def examine(database: Any) -> Health:
         pending_migrations=pending,
         pool=database.pool_stats(),
     )
-
-
-def _answering(database: Any) -> AbstractContextManager[None]:
-    """A server that says nothing is not healthy, however long statements may take."""
-    if is_sqlite(database):
-        return nullcontext()
-    limit: AbstractContextManager[None] = database.answering_within(database.config.connect_timeout)
-    return limit
 
 
 def _ask(database: Any) -> tuple[str, bool]:

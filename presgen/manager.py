@@ -6,7 +6,6 @@ import atexit
 import logging
 import math
 import os
-import random
 import threading
 import time
 import weakref
@@ -15,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import peewee as pw
 
@@ -23,8 +22,7 @@ from .clock import is_sqlite
 from .config import DatabaseConfig
 from .context import begin_lazily, session, until_closed
 from .database import PostgresPool
-from .driver_errors import CONNECTION_LOST
-from .errors import CommitUnknown, ConfigurationError, DatabaseUnavailable, PresgenError, ValidationError
+from .errors import ConfigurationError, PresgenError, ValidationError
 from .features import Feature, find_feature, install_feature, installed_features, uninstall_feature
 from .health import Health, examine
 from .migrator import Migrator
@@ -33,15 +31,11 @@ from .models.fenced import in_seconds
 from .queries import get_database_metrics
 from .queue_metrics import get_queue_metrics
 from .sqlite import SqliteFile
+from .transactions import run_in_transaction
 from .validation import at_least_one
-from .verifiable import Verifiable
 
 logger = logging.getLogger("database")
 Result = TypeVar("Result")
-
-_FIRST_RETRY_SECONDS: Final = 0.05
-# How long a lost COMMIT is asked after: a server that crashed recovers meanwhile.
-_VERIFY_SECONDS: Final = 30.0
 
 
 class DatabaseManager:
@@ -144,12 +138,13 @@ class DatabaseManager:
         coroutine, as FastAPI does, it has a connection only while a statement or transaction runs.
         """
         # With the call and not the first next(), which FastAPI makes in a thread, with a copy of the request's context.
-        session = begin_lazily(self.database)
-        generator = until_closed(session)
-        weakref.finalize(generator, session.end).atexit = False  # one that is never started runs nothing at its end
+        own = begin_lazily(self.database)
+        generator = until_closed(own)
+        weakref.finalize(generator, own.end).atexit = False  # one that is never started runs nothing at its end
         return generator
 
-    get_session.__wrapped__ = until_closed  # type: ignore[attr-defined]  # FastAPI sees by it that this is a generator
+    # FastAPI sees by it that this is a generator, whose one parameter it takes for the `self` of a bound method.
+    get_session.__wrapped__ = until_closed  # type: ignore[attr-defined]
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:
@@ -179,27 +174,7 @@ class DatabaseManager:
             with self.transaction():
                 return work()
         deadline = math.inf if within is None else time.monotonic() + in_seconds(within, "within")
-        for attempt in range(retries + 1):
-            pause = _FIRST_RETRY_SECONDS * 2**attempt * random.uniform(0.5, 1.5)
-            verifiable = Verifiable(self.database)
-            try:
-                with self.transaction():
-                    result = work()
-                    verifiable.note()
-                return result
-            except CommitUnknown:
-                if verifiable.was_applied(patience_seconds=min(_VERIFY_SECONDS, deadline - time.monotonic())):
-                    return result
-                if attempt == retries:
-                    raise DatabaseUnavailable(CONNECTION_LOST) from None
-                cause = "CommitUnknown"
-            except PresgenError as error:
-                if attempt == retries or not error.retryable or time.monotonic() + pause > deadline:
-                    raise
-                cause = type(error).__name__
-            logger.info("Transaction failed (%s); again in %.2f s", cause, pause)
-            time.sleep(pause)
-        raise AssertionError("unreachable")
+        return run_in_transaction(self.database, work, retries=retries, deadline=deadline)
 
     # Schema
 
@@ -291,6 +266,6 @@ class DatabaseManager:
             metrics = {**get_database_metrics(), **get_queue_metrics()}
         return {**metrics, "pool": self.pool_stats()}
 
-    def pool_stats(self) -> dict[str, int]:
-        """Connections `in_use` and `idle`, and `max_connections`."""
+    def pool_stats(self) -> dict[str, float]:
+        """Connections now and since the start, as Checkout.pool_stats() says."""
         return self.database.pool_stats()

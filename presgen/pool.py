@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -9,10 +10,11 @@ import threading
 import time
 import traceback
 import weakref
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import peewee as pw
 import psycopg2
 from playhouse.pool import PooledPostgresqlDatabase
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
@@ -30,7 +32,16 @@ IDLE_SECONDS_BEFORE_PING: Final = 30.0
 # The watchdog is the second line: a server that is alive ends a statement by itself.
 WATCHDOG_MARGIN_SECONDS: Final = 0.3
 
+_LOOK_FOR_THE_DEAD_SECONDS: Final = 0.5
+# What stands between a checkout and the code that made it.
+_LIBRARIES: Final = (pw.__file__, contextlib.__file__, os.path.join(os.path.dirname(__file__), ""))
+
 WATCHDOG: Final = Watchdog()
+NO_CONNECTIONS: Final[Mapping[str, float]] = dict.fromkeys(
+    ("in_use", "idle", "overflow", "waiting", "max_connections", "created", "recycled", "dead", "timeouts"), 0
+) | {"waited_seconds": 0.0}
+"""What pool_stats() gives where nothing has happened."""
+_POOLS: Final[weakref.WeakSet[Checkout]] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,7 @@ class Checkout(Contextual, PooledPostgresqlDatabase):
         )
         _POOLS.add(self)
 
-    def pool_stats(self) -> dict[str, Any]:
+    def pool_stats(self) -> dict[str, float]:
         """Connections now: `in_use`, `idle`, `overflow` (beyond pool_size), `waiting` threads, `max_connections`.
 
         Since the start: `created`, `recycled` (too old), `dead` (found so), `timeouts`, and `waited_seconds` in all.
@@ -175,7 +186,7 @@ class Checkout(Contextual, PooledPostgresqlDatabase):
         for key, held in self._in_use.items():
             if held.place is not None and time.time() - held.checked_out > limit:
                 logger.warning("A connection has been in use for more than %g s; checked out at\n%s", limit, held.place)
-                self._in_use[key] = CheckedOut(held.timestamp, held.connection, held.checked_out, held.holder)
+                self._in_use[key] = replace(held, place=None)
 
     def _open(self) -> Any:
         connection = None
@@ -196,7 +207,7 @@ class Checkout(Contextual, PooledPostgresqlDatabase):
         raise failure  # out here, where the driver's error, whose frames hold the password, is not its context
 
     def _mark_in_use(self, connection: Any, *, created: float) -> None:
-        place = None if self.config.pool_leak_seconds is None else "".join(traceback.format_stack(limit=12)[:-4])
+        place = None if self.config.pool_leak_seconds is None else _caller()
         session = session_of(self)
         holder = threading.current_thread() if session is None else weakref.ref(session)
         held = CheckedOut(created, connection, time.time(), holder, place)
@@ -245,10 +256,16 @@ class Checkout(Contextual, PooledPostgresqlDatabase):
                 return False
             if self.config.pool_reset is None:
                 return True
-            with suppress(psycopg2.Error):
+            with contextlib.suppress(psycopg2.Error):
                 connection.cursor().execute("DISCARD ALL")
                 return True
         return False
+
+
+def _caller() -> str:
+    """The innermost lines of the stack that are not the libraries'."""
+    frames = [frame for frame in traceback.extract_stack() if not frame.filename.startswith(_LIBRARIES)]
+    return "".join(traceback.format_list(frames[-5:]))
 
 
 def has_something_to_read(connection: Any) -> bool:
@@ -258,11 +275,8 @@ def has_something_to_read(connection: Any) -> bool:
     return bool(poller.poll(0))
 
 
-_LOOK_FOR_THE_DEAD_SECONDS: Final = 0.5
-_POOLS: Final[weakref.WeakSet[Checkout]] = weakref.WeakSet()
-
-
 def _abandon_all() -> None:
+    WATCHDOG.forget()
     for pool in tuple(_POOLS):
         pool.abandon()
 

@@ -9,9 +9,10 @@ from typing import Any, Final
 import peewee as pw
 
 from .config import DatabaseConfig
-from .database import Observed
 from .driver_errors import translated
 from .errors import ConfigurationError, ConstraintViolation, DatabaseBusy, DatabaseUnavailable, StatementFailed
+from .observed import Observed
+from .pool import NO_CONNECTIONS
 
 _PRAGMAS: Final = {"foreign_keys": 1, "synchronous": "normal"}
 
@@ -112,7 +113,6 @@ class SqliteFile(Observed, pw.SqliteDatabase):
             self._keeper.close()
             self._keeper = None
 
-    def pool_stats(self) -> dict[str, int]:
-        """SQLite has no pool; this thread's connection is all there is to count."""
-        in_use = 0 if self.is_closed() else 1
-        return {"in_use": in_use, "idle": 0, "max_connections": 0}
+    def pool_stats(self) -> dict[str, float]:
+        """SQLite has no pool; the connection in hand is all there is to count."""
+        return {**NO_CONNECTIONS, "in_use": 0 if self.is_closed() else 1}

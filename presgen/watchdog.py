@@ -29,15 +29,19 @@ class Watchdog:
     @contextmanager
     def watching(self, connection: Any, seconds: float) -> Iterator[None]:
         """Break the connection's line off when the block takes longer; what waits for the server then fails."""
-        key = id(connection)
-        self._watched[key] = time.monotonic() + seconds, connection
+        key, watched = id(connection), self._watched
+        watched[key] = time.monotonic() + seconds, connection
         self._is_needed.set()
-        if self._thread is None or not self._thread.is_alive():  # never started, or this is a forked child
+        if self._thread is None or not self._thread.is_alive():
             self._start()
         try:
             yield
         finally:
-            self._watched.pop(key, None)
+            watched.pop(key, None)
+
+    def forget(self) -> None:
+        """Begin anew: in a forked child the connections are the parent's, and to break one off would hit the parent."""
+        self.__init__()  # type: ignore[misc]
 
     def _start(self) -> None:
         with self._starting:

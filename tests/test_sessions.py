@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from presgen import DatabaseConfig, DatabaseManager, User
-from presgen.context import contained
-from presgen.errors import ConstraintViolation, TransactionElsewhere
+from presgen.context import contained, session_of
+from presgen.errors import ConstraintViolation, NoActiveTransaction
 from presgen.ext.executor import SessionExecutor
 
 
@@ -214,7 +216,7 @@ def test_a_transaction_that_ends_elsewhere_says_so(pool: DatabaseManager) -> Non
     transaction = pool.transaction()
     contextvars.copy_context().run(transaction.__enter__)
     User.create(name="not part of it")
-    with pytest.raises(TransactionElsewhere, match="begin it in the endpoint"):
+    with pytest.raises(NoActiveTransaction, match="end it where it began"):
         transaction.__exit__(None, None, None)
     assert (names(), in_use(pool)) == (["not part of it"], 0)
 
@@ -278,3 +280,127 @@ def test_the_tasks_of_an_executor_leave_nothing_behind(pool: DatabaseManager) ->
         assert in_use(pool) == 0
     assert max(counts) <= 4
     assert len(names()) == 40
+
+
+@pytest.mark.usefixtures("postgresql")
+def test_threads_that_share_a_session_never_get_into_one_anothers_or_anybody_elses_transaction(url: str) -> None:
+    """The session of a coroutine has no connection between statements, so its threads have one each."""
+
+    async def request(number: int) -> None:
+        session = manager.get_session()
+        next(session)
+        inserts = [asyncio.to_thread(User.create, name=f"{number}") for _ in range(3)]
+        await asyncio.gather(*inserts)
+        session.close()  # type: ignore[attr-defined]
+
+    def undo() -> None:
+        for _ in range(60):
+            with pytest.raises(ZeroDivisionError), manager.transaction():
+                User.create(name="undone")
+                raise ZeroDivisionError
+
+    async def main() -> None:
+        undoing = asyncio.to_thread(undo)
+        await asyncio.gather(undoing, *(request(number) for number in range(100)))
+
+    with DatabaseManager(DatabaseConfig(url, pool_size=4, max_overflow=4, pool_timeout=60)) as manager:
+        asyncio.run(main())
+        assert Counter(names()) == Counter({f"{number}": 3 for number in range(100)})
+        assert (in_use(manager), manager.pool_stats()["created"] <= 20) == (0, True)
+
+
+def test_a_session_that_ends_while_a_thread_works_waits_for_nothing_and_loses_no_slot(pool: DatabaseManager) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        User.create(name="in time")
+        began.set()
+        pool.database.execute_sql("SELECT pg_sleep(0.5)")
+        go_on.wait(20)
+        User.create(name="too late")
+
+    async def main() -> float:
+        with pool.transaction():
+            working = asyncio.ensure_future(asyncio.to_thread(work))
+            await asyncio.to_thread(began.wait, 20)
+            working.cancel()
+            ending = time.monotonic()
+            session_of(pool.database).end()  # type: ignore[union-attr]
+            ended_after = time.monotonic() - ending
+            go_on.set()
+            return ended_after
+
+    with pytest.raises(NoActiveTransaction):
+        asyncio.run(main())
+    assert names() == []  # and what came too late was refused
+
+
+def test_a_task_that_outlives_its_transaction_stores_nothing(pool: DatabaseManager) -> None:
+    tasks: list[asyncio.Task[None]] = []
+
+    async def outlive() -> None:
+        with pool.database.atomic():
+            User.create(name="a")
+            await asyncio.sleep(0.05)
+            User.create(name="b")
+
+    async def request() -> None:
+        for _ in pool.get_session():
+            tasks.append(asyncio.create_task(outlive()))
+            await asyncio.sleep(0.01)
+
+    async def main() -> None:
+        await request()
+        with pytest.raises(NoActiveTransaction):
+            await tasks[0]
+
+    asyncio.run(main())
+    assert names() == []
+
+
+def test_coroutines_have_no_part_in_what_their_thread_has_open(db: DatabaseManager) -> None:
+    """The thread of the event loop had a connection before the first request."""
+    db.database.connect(reuse_if_open=True)
+
+    async def request(number: int) -> None:
+        with next(db.get_session()).atomic() if db.config.backend != "sqlite" else db.transaction():
+            User.create(name=f"{number}")
+            if db.config.backend != "sqlite":  # which has one writer at a time
+                await asyncio.sleep(0.01)
+            if number % 2:
+                raise ZeroDivisionError
+
+    async def main() -> None:
+        await asyncio.gather(*(request(number) for number in range(6)), return_exceptions=True)
+
+    asyncio.run(main())
+    assert sorted(names()) == ["0", "2", "4"]
+    db.database.close()
+
+
+def test_a_database_as_a_block_is_a_session_and_a_transaction(pool: DatabaseManager) -> None:
+    async def request(number: int) -> None:
+        with pool.database:
+            User.create(name=f"{number}")
+            await asyncio.sleep(0.01)
+            with pool.database:
+                User.create(name=f"{number}")
+            if number % 2:
+                raise ZeroDivisionError
+
+    async def main() -> None:
+        await asyncio.gather(*(request(number) for number in range(4)), return_exceptions=True)
+
+    asyncio.run(main())
+    assert sorted(names()) == ["0", "0", "2", "2"]
+
+
+def test_a_drivers_connection_stays_in_hand_for_the_session(pool: DatabaseManager) -> None:
+    async def main() -> None:
+        for session in pool.get_session():
+            connection = session.connection()
+            assert names() == []
+            assert session.connection() is connection
+            assert in_use(pool) == 1
+
+    asyncio.run(main())

@@ -12,7 +12,7 @@ from ..errors import MissingExtra, PresgenError
 
 try:
     from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
 except ModuleNotFoundError:
     raise MissingExtra("prometheus-client", "prometheus") from None
@@ -54,11 +54,11 @@ class JobsCollector(Collector):
     def __init__(self, manager: DatabaseManager) -> None:
         self._manager = manager
 
-    def describe(self) -> Iterator[GaugeMetricFamily]:
+    def describe(self) -> Iterator[Metric]:
         """No metrics: registering the collector asks no database."""
         yield from ()
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         try:
             metrics = self._manager.metrics()
         except (PresgenError, pw.PeeweeException) as error:
@@ -76,7 +76,7 @@ def exposition(manager: DatabaseManager) -> bytes:
     return generate_latest(registry)
 
 
-def _families(metrics: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
+def _families(metrics: Mapping[str, Any]) -> Iterator[Metric]:
     for name, text in _GAUGES.items():
         value = metrics[name]
         if value is None and name in _ZERO_WITHOUT_A_JOB:
@@ -109,6 +109,14 @@ def _families(metrics: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
     yield GaugeMetricFamily(
         "presgen_pool_max_connections", "Connections that this process may open.", value=pool["max_connections"]
     )
+    yield GaugeMetricFamily("presgen_pool_waiting", "Threads that wait for a connection.", value=pool["waiting"])
+    yield CounterMetricFamily(
+        "presgen_pool_waited_seconds", "Time that threads have waited for a connection.", value=pool["waited_seconds"]
+    )
+    events = CounterMetricFamily("presgen_pool_events", "What happened to connections.", labels=("event",))
+    for event in ("created", "recycled", "dead", "timeouts"):
+        events.add_metric((event,), pool[event])
+    yield events
 
 
 def _labelled(name: str, text: str, values: Mapping[tuple[str, ...], float | None], *labels: str) -> GaugeMetricFamily:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from chaos.proxy import CuttingProxy
+from chaos.server import CrashServer
+from fixtures.server_processes import backend_pid, terminate
 
 from presgen import CommitUnknown, DatabaseManager, DatabaseUnavailable, User, VoiceClone
 from presgen.errors import ConstraintViolation, DatabaseBusy, TransactionAborted
@@ -48,10 +50,65 @@ def test_two_row_transactions_are_applied_exactly_once(proxy: CuttingProxy, prox
     assert proxied.pool_stats()["in_use"] <= 1  # this thread's
 
 
+def test_no_repeat_of_a_lost_commit_begins_after_the_deadline(server: CrashServer, proxied: DatabaseManager) -> None:
+    runs: list[int] = []
+
+    def work() -> None:
+        runs.append(1)
+        User.create(name="never")
+        terminate(server.url, backend_pid(proxied))
+
+    with pytest.raises(DatabaseUnavailable):
+        proxied.run_in_transaction(work, retries=1000, within=2)
+    assert 1 < len(runs) < 20
+    assert User.select().count() == 0
+
+
+def test_a_callback_that_fails_after_the_commit_repeats_nothing(proxied: DatabaseManager) -> None:
+    def work() -> None:
+        User.create(name="once")
+        proxied.database.after_commit(fail)
+
+    def fail() -> None:
+        raise DatabaseBusy("of the callback")
+
+    with pytest.raises(DatabaseBusy, match="of the callback"):
+        proxied.run_in_transaction(work)
+    assert User.select().where(User.name == "once").count() == 1
+
+
+def test_what_is_to_be_called_after_a_commit_is_called_also_when_its_reply_is_lost(
+    proxy: CuttingProxy, proxied: DatabaseManager
+) -> None:
+    called: list[str] = []
+
+    def work() -> str:
+        User.create(name="once")
+        proxied.database.after_commit(lambda: called.append("called"))
+        proxy.order("COMMIT")
+        return "done"
+
+    assert proxied.run_in_transaction(work) == "done"
+    assert called == ["called"]
+    assert User.select().where(User.name == "once").count() == 1
+
+
+def test_an_unknown_commit_of_the_work_itself_is_not_ours(proxied: DatabaseManager) -> None:
+    runs: list[int] = []
+
+    def work() -> None:
+        runs.append(1)
+        raise CommitUnknown("of another database")
+
+    with pytest.raises(CommitUnknown, match="of another database"):
+        proxied.run_in_transaction(work)
+    assert runs == [1]
+
+
 def test_nobody_to_ask_is_an_unknown_commit(
     proxy: CuttingProxy, proxied: DatabaseManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("presgen.manager._VERIFY_SECONDS", 0.3)
+    monkeypatch.setattr("presgen.transactions._VERIFY_SECONDS", 0.3)
     socket = proxy.socket
 
     def work() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -81,3 +82,26 @@ def test_a_forked_child_has_connections_of_its_own_and_leaves_the_parents_alone(
         idle_too.shutdown()
     fault.add("nothing: the child connects anew")
     fault.loses_no_slot(manager)
+
+
+def linger(manager: DatabaseManager, seconds: float) -> None:
+    with manager.session():
+        backend_pid(manager)
+        time.sleep(seconds)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_breaks_off_no_statement_of_its_parent(opened: Open) -> None:
+    """Although its parent's watchdog had a deadline for it at the fork."""
+    manager = opened(statement_timeout=1)
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(manager.database.connect).result()
+        mine = threads.submit(backend_pid, manager).result()
+        asleep = threads.submit(manager.database.execute_sql, "SELECT pg_sleep(0.6)")
+        time.sleep(0.2)
+        child = multiprocessing.get_context("fork").Process(target=linger, args=(manager, 2))
+        child.start()
+        child.join(30)
+        assert asleep.result()
+        assert threads.submit(backend_pid, manager).result() == mine
+        threads.submit(manager.database.close).result()

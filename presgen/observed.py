@@ -1,0 +1,87 @@
+"""Observed: what presgen's databases have in common, on either backend."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+from .config import DatabaseConfig
+from .context import Contextual, Session, session, session_of
+from .driver_errors import require_sendable, translated
+from .errors import NoActiveTransaction
+
+logger = logging.getLogger("database")
+
+
+class Observed(Contextual):
+    """Sessions that follow their context, errors of presgen's own, and statements logged without parameters."""
+
+    slow_query_seconds: float
+    is_retired = False
+    """Whether the manager that opened the database has closed it."""
+    query_hooks: list[Any]
+
+    def observe(self, config: DatabaseConfig) -> None:
+        """Log slow statements from now on, and every statement with `config.debug`."""
+        self.slow_query_seconds = config.slow_query_seconds
+        self.query_hooks.append(self._log_slow)
+        if config.debug:
+            self.query_hooks.append(_log_statement)
+
+    def execute_sql(self, sql: str, params: Any = None) -> Any:
+        require_sendable(params.values() if isinstance(params, Mapping) else params or ())
+        return translated(super().execute_sql, sql, params)  # type: ignore[misc]
+
+    def __enter__(self) -> Any:
+        """Hold a session and a transaction for the block."""
+        block = ExitStack()
+        block.enter_context(session(self))
+        block.enter_context(self.atomic())  # type: ignore[attr-defined]
+        self._state.ctx.append(block)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._state.ctx.pop().__exit__(*error)
+
+    def connection_context(self) -> Any:
+        """A session; peewee's own closes the connection of the block around it."""
+        return session(self)
+
+    def push_transaction(self, transaction: Any) -> None:
+        self.connect(reuse_if_open=True)  # type: ignore[attr-defined]  # later it would forget the transaction
+        super().push_transaction(transaction)  # type: ignore[misc]
+
+    def pop_transaction(self) -> Any:
+        if not self._state.transactions:
+            raise NoActiveTransaction
+        return super().pop_transaction()  # type: ignore[misc]
+
+    @contextmanager
+    def _session_in_use(self) -> Iterator[Session | None]:
+        """This context's session, if it has one, which no other thread uses or ends meanwhile."""
+        while True:
+            current = session_of(self)
+            if current is None:
+                yield None
+                return
+            with current.in_use():
+                if not current.is_over:  # ended while this one waited for its turn
+                    yield current
+                    return
+
+    def answering_within(self, seconds: float) -> AbstractContextManager[None]:
+        """Give the server so long for each answer in the block; a database of this process answers at once."""
+        return nullcontext()
+
+    def _log_query(self, sql: str, params: Any) -> None:
+        """Keep peewee's own debug log, which prints parameters, silent."""
+
+    def _log_slow(self, event: Any) -> None:
+        if event.duration > self.slow_query_seconds:
+            logger.warning("Slow query (%.2fs): %s", event.duration, event.sql)
+
+
+def _log_statement(event: Any) -> None:
+    logger.debug("%.4fs: %s", event.duration, event.sql)
