@@ -259,7 +259,7 @@ def test_a_handler_whose_statement_breaks_its_transaction_fails(
 
     work(db, handler)
     assert stored(job).status is JobStatus.PENDING
-    assert "current transaction is aborted" in stored(job).error_message
+    assert "a statement of this transaction failed" in stored(job).error_message
 
 
 def test_a_handler_that_spawns_threads_may_let_them_work(db: DatabaseManager, job: PresentationJob) -> None:
