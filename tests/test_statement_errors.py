@@ -203,6 +203,7 @@ UNKNOWN: dict[str, Act] = {
     "get": lambda: User.get(unknown=1),
     "get_or_none": lambda: User.get_or_none(unknown=1),
     "filter": lambda: User.filter(unknown__gt=1),
+    "filter of a select": lambda: User.select().filter(unknown=1),
     "get_or_create": lambda: User.get_or_create(unknown=1),
     "defaults": lambda: User.get_or_create(name="Ada", defaults={"unknown": 1}),
     "enqueue_many": lambda: PresentationJob.enqueue_many([{"unknown": 1}]),

@@ -122,17 +122,8 @@ class BaseModel(signals.Model):
         return {field: values[field.name] for field in fields if field.name in self._dirty and not field.primary_key}
 
     @classmethod
-    def get(cls, *query: Any, **filters: Any) -> Any:
-        """The first row that matches; raises DoesNotExist, whose message shows no values, unlike peewee's."""
-        cls._require_filters(filters)
-        with suppress(cls.DoesNotExist):
-            return super().get(*query, **filters)
-        raise cls.DoesNotExist(f"there is no such {cls.__name__}")
-
-    @classmethod
-    def filter(cls, *conditions: Any, **filters: Any) -> Any:
-        cls._require_filters(filters)
-        return super().filter(*conditions, **filters)
+    def select(cls, *fields: Any) -> Any:
+        return CheckedSelect(cls, fields or cls._meta.sorted_fields, is_default=not fields)
 
     @classmethod
     def get_or_create(cls, **values: Any) -> Any:
@@ -140,15 +131,6 @@ class BaseModel(signals.Model):
         for name in (*defaults, *(name for name in values if name != "defaults")):
             cls.field_of(name)
         return super().get_or_create(**values)
-
-    @classmethod
-    def _require_filters(cls, filters: Iterable[str]) -> None:
-        """Refuse names that begin with no field and no relation; peewee would take any attribute."""
-        relations = {field.backref for field in cls._meta.backrefs}
-        for name in filters:
-            first = name.partition("__")[0]
-            if first not in relations:
-                cls.field_of(first)
 
     def delete_instance(self, recursive: bool = False, delete_nullable: bool = False) -> int:
         """Delete the row. The foreign keys' own rules cascade or refuse; peewee's recursion would go around them."""
@@ -253,6 +235,27 @@ class BaseModel(signals.Model):
         if not isinstance(field, Checked) or cls._meta.fields.get(field.name) is not field:
             raise ValidationError(f"{cls.__name__} has no field {validation.shown(key)}", rule="unknown")
         return field
+
+
+class CheckedSelect(pw.ModelSelect):
+    """A SELECT whose filters are named for fields, and whose DoesNotExist shows no values."""
+
+    model: Any
+
+    def get(self, database: Any = None) -> Any:
+        """The first row; raises DoesNotExist, with a message of its own: peewee's is the statement and its values."""
+        with suppress(self.model.DoesNotExist):
+            return super().get(database)
+        raise self.model.DoesNotExist(f"there is no such {self.model.__name__}")
+
+    def filter(self, *conditions: Any, **filters: Any) -> Any:
+        """The rows that match; refuses names that begin with no field and no relation, of which peewee takes any."""
+        relations = {field.backref for field in self.model._meta.backrefs}
+        for name in filters:
+            first = name.partition("__")[0]
+            if first not in relations:
+                self.model.field_of(first)
+        return super().filter(*conditions, **filters)
 
 
 class CheckedInsert(pw.ModelInsert):
