@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timezone
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import peewee as pw
@@ -25,7 +27,9 @@ class _Whole(Checked):
         if value is None:
             return None
         with suppress(TypeError, ValueError, OverflowError):  # which quote the value
-            return int(value)
+            whole = int(value)
+            if not isinstance(value, (Real, Decimal)) or value == whole:  # int() would cut a fraction off
+                return whole
         raise self.named(ValidationError("must be a whole number", rule="type"))
 
 

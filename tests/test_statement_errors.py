@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 import sqlite3
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import peewee as pw
@@ -155,11 +157,20 @@ def test_a_parameter_that_cannot_be_sent_is_refused(db: DatabaseManager, what: s
     assert sql("SELECT 1") == [(1,)]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "canary", b"canary"])
-def test_a_number_is_compared_with_numbers(db: DatabaseManager, value: Any) -> None:
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), 1.5, Decimal("1.5"), Fraction(3, 2), "1.5", "canary", b"canary"]
+)
+def test_a_whole_number_is_compared_with_whole_numbers(db: DatabaseManager, user: User, value: Any) -> None:
     with pytest.raises(ValidationError, match="^id must be a whole number$"):
         User.get_by_id(value)
-    assert list(PresentationJob.select().where(PresentationJob.priority > "5")) == []
+    with pytest.raises(ValidationError, match="^priority must be a whole number$"):
+        list(PresentationJob.select().where(PresentationJob.priority < value))
+
+
+@pytest.mark.parametrize("value", [1, 1.0, Decimal(1), "1", True])
+def test_a_whole_number_may_be_written_in_many_ways(db: DatabaseManager, user: User, value: Any) -> None:
+    assert User.get_by_id(value) == user
+    assert list(PresentationJob.select().where(PresentationJob.priority > value)) == []
 
 
 def test_a_flag_is_compared_with_true_and_false(db: DatabaseManager, user: User) -> None:
