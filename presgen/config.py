@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -235,7 +236,7 @@ def _is_number(value: Any) -> bool:
 
 def _is_plain_text(value: Any) -> bool:
     """Whether it can be given to libpq and the file system: no control characters, no lone surrogates."""
-    return isinstance(value, str) and value.isprintable()
+    return isinstance(value, str) and not any(unicodedata.category(char) in ("Cc", "Cs") for char in value)
 
 
 def _flag(variable: str, raw: str) -> bool:

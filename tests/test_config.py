@@ -115,6 +115,8 @@ def test_tls_is_never_weaker_than_asked_for(url_mode: str, variables: dict[str, 
         ({"DATABASE_URL": "postgresql://u:12/canary@h/x"}, "write @ in a password as %40, and / as %2F"),
         ({"DATABASE_URL": "sqlite://x"}, "malformed"),
         ({"DATABASE_URL": "embedded:x"}, "malformed"),
+        ({"DATABASE_URL": "sqlite:///canary\n.db"}, "malformed"),
+        ({"DATABASE_URL": "sqlite:///canary\udcff.db"}, "malformed"),
         ({"DATABASE_URL": "postgresql://u:canary@h/x?sslmode=bogus"}, "sslmode must be one of disable, allow"),
         ({**PARTS, "DATABASE_SSL": "maybe"}, "DATABASE_SSL must be true or false"),
         ({**PARTS, "DATABASE_SSLMODE": "strong"}, "sslmode must be one of disable, allow"),
@@ -222,6 +224,7 @@ def test_other_backends_have_a_path() -> None:
         ("sqlite:///:memory:", "sqlite", ":memory:"),
         ("sqlite:///data/x.db", "sqlite", "data/x.db"),
         ("sqlite:////data/x.db", "sqlite", "/data/x.db"),
+        ("sqlite:////data/My\u00a0Project/👩\u200d🎤.db", "sqlite", "/data/My\u00a0Project/👩\u200d🎤.db"),
         ("embedded:///folder", "embedded", "folder"),
     ):
         config = DatabaseConfig(url)
