@@ -252,6 +252,7 @@ REFUSED_ARGUMENTS: dict[str, tuple[str, Act]] = {
     "retry_many(5)": ("ids", lambda: PresentationJob.retry_many(5)),  # type: ignore[arg-type]
     "retry_many(text)": ("ids", lambda: PresentationJob.retry_many("12")),  # type: ignore[arg-type]
     "retry_many(everything)": ("everything", lambda: PresentationJob.retry_many(everything="no")),  # type: ignore[arg-type]
+    "retry_many(ids, everything)": ("everything", lambda: PresentationJob.retry_many([1], everything="no")),  # type: ignore[arg-type]
     "enqueue_many(5)": ("rows", lambda: PresentationJob.enqueue_many(5)),  # type: ignore[arg-type]
     "insert_many(5)": ("rows", lambda: User.insert_many(5)),  # type: ignore[arg-type]
     "insert(5)": ("rows", lambda: User.insert(5)),

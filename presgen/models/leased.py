@@ -109,9 +109,10 @@ class Leased(Fenced):
 
     def fail(self: Any, error: str | BaseException, retry: bool = True) -> None:
         """Record why the attempt failed: back to PENDING with a backoff, or FAILED when attempts are used up."""
+        retry = argument(flag, retry, "retry")
         cls = type(self)
         message = {cls.error_message: as_message(error)}
-        if argument(flag, retry, "retry") and self.attempt < self.max_attempts and self.status.is_running:
+        if retry and self.attempt < self.max_attempts and self.status.is_running:
             self.write_fenced({**requeued(cls), **message, cls.run_at: backoff_time(self._meta.database)})
         else:
             self._end(JobStatus.FAILED, message)

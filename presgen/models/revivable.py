@@ -64,11 +64,8 @@ class Revivable:
         that fails again meanwhile is not taken twice. Raises ConstraintViolation when a key is enqueued in this very
         moment: then the last batch is undone, and the same call may be made again.
         """
-        if (
-            ids is None
-            and not argument(flag, everything, "everything")
-            and all(value is None for value in conditions.values())
-        ):
+        everything = argument(flag, everything, "everything")
+        if ids is None and not everything and all(value is None for value in conditions.values()):
             raise ValidationError("name the ids or a condition, or say everything=True", field="ids", rule="required")
         letters = cls.dead_letters(**conditions)
         with session(cls._meta.database):
