@@ -46,39 +46,29 @@ class Checked:
         """The value to store; raises ValidationError that names the field and the rule."""
         if isinstance(value, pw.Node) and not isinstance(value, pw.Model):
             return value  # an SQL expression: the database is the judge
-        try:
-            if value is None:
-                if self.null:
-                    return None
-                raise ValidationError("must be set", rule="required")
-            value = self.check_type(value)
-            for rule in self.rules:
-                value = rule(value)
-        except ValidationError as error:
-            raise self.named(error) from None
+        return validation.argument(self._checked, value, self.name)
+
+    def _checked(self, value: Any) -> Any:
+        if value is None:
+            if self.null:
+                return None
+            raise ValidationError("must be set", rule="required")
+        value = self.check_type(value)
+        for rule in self.rules:
+            value = rule(value)
         return value
 
     def given(self, value: Any) -> Any:
         """The value to store where there has to be one, and no SQL expression; raises ValidationError."""
         if value is None:
-            raise self.named(ValidationError("must be set", rule="required"))
+            raise ValidationError(f"{self.name} must be set", field=self.name, rule="required")
         if isinstance(value, pw.Node) and not isinstance(value, pw.Model):
-            raise self.named(ValidationError("must be a value, not an SQL expression", rule="type"))
+            raise ValidationError(f"{self.name} must be a value, not an SQL expression", field=self.name, rule="type")
         return self.clean(value)
-
-    def named(self, error: ValidationError) -> ValidationError:
-        """The error of a rule, which knows no field, as one of this field."""
-        said = str(error)
-        # The specification's own sentences stand as they are; the rest need their subject.
-        message = f"{self.name} {said}" if said[:1].islower() else said
-        return ValidationError(message, field=self.name, rule=error.rule)
 
     def converted(self, value: Any) -> Any:
         """check_type() for a value in a query; raises ValidationError that names the field."""
-        try:
-            return self.check_type(value)
-        except ValidationError as error:
-            raise self.named(error) from None
+        return validation.argument(self.check_type, value, self.name)
 
     def ddl(self, ctx: Any) -> Any:
         definition = super().ddl(ctx)  # type: ignore[misc]

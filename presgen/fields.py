@@ -30,7 +30,7 @@ class _Whole(Checked):
             whole = int(value)
             if not isinstance(value, (Real, Decimal)) or value == whole:  # int() would cut a fraction off
                 return whole
-        raise self.named(ValidationError("must be a whole number", rule="type"))
+        raise ValidationError(f"{self.name} must be a whole number", field=self.name, rule="type")
 
 
 class IdField(_Whole, pw.BigAutoField):
@@ -53,7 +53,7 @@ class _Text(Checked):
     def db_value(self, value: Any) -> Any:
         with suppress(ValueError):  # bytes that are no UTF-8, or a number of more digits than Python prints
             return super().db_value(value)  # type: ignore[misc]
-        raise self.named(ValidationError("must be text", rule="type"))
+        raise ValidationError(f"{self.name} must be text", field=self.name, rule="type")
 
 
 class VarcharField(_Text, pw.CharField):
@@ -110,7 +110,7 @@ class NumberField(Checked, pw.DoubleField):
             return None
         with suppress(TypeError, ValueError, OverflowError):
             return float(value)
-        raise self.named(ValidationError("must be a number", rule="type"))
+        raise ValidationError(f"{self.name} must be a number", field=self.name, rule="type")
 
 
 class FlagField(Checked, pw.BooleanField):
@@ -203,10 +203,7 @@ class DocumentField(Checked, pw.JSONField):
 
     def _dumped(self, value: Any) -> str:
         """The text of a value in a query, which has not been through clean()."""
-        try:
-            validation.json_text(value)
-        except ValidationError as error:
-            raise self.named(error) from None
+        validation.argument(validation.json_text, value, self.name)
         return json.dumps(value)
 
     def check_type(self, value: Any) -> Any:

@@ -72,7 +72,10 @@ def argument(rule: Rule, value: Any, name: str) -> Any:
     try:
         return rule(value)
     except ValidationError as error:
-        raise ValidationError(f"{name} {error}", field=name, rule=error.rule) from None
+        said = str(error)
+        # The specification's own sentences stand as they are; the rest need their subject.
+        message = f"{name} {said}" if said[:1].islower() else said
+        raise ValidationError(message, field=name, rule=error.rule) from None
 
 
 def at_least_one(value: Any, name: str, *, or_zero: bool = False) -> int:
@@ -89,10 +92,10 @@ def shown(name: Any) -> str:
     return reprlib.repr(name) if isinstance(name, str) else f"of type {type(name).__name__}"
 
 
-def several(values: Any, name: str) -> Iterable[Any]:
-    """An iterable that is no text, given as the argument `name`."""
+def several(values: Any) -> Iterable[Any]:
+    """An iterable that is no text."""
     if isinstance(values, (str, bytes, type)) or not isinstance(values, Iterable):
-        raise ValidationError(f"{name} must be an iterable, not {type(values).__name__}", field=name, rule="type")
+        raise ValidationError(f"must be an iterable, not {type(values).__name__}", rule="type")
     return values
 
 

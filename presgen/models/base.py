@@ -53,7 +53,7 @@ class BaseModel(signals.Model):
         fields = (
             self._meta.sorted_fields
             if only is None
-            else [self.field_of(field) for field in validation.several(only, "only")]
+            else [self.field_of(field) for field in validation.argument(validation.several, only, "only")]
         )
         self.validate(fields, creating=creating)
         row = self._row_to_write(fields, creating=creating)
@@ -149,7 +149,7 @@ class BaseModel(signals.Model):
     def insert_many(cls, rows: Iterable[Any], fields: Any = None) -> Any:
         if isinstance(rows, pw.Query):
             return super().insert_many(rows, fields)
-        return CheckedInsert(cls, cls._cleaned_rows(validation.several(rows, "rows"), fields))
+        return CheckedInsert(cls, cls._cleaned_rows(validation.argument(validation.several, rows, "rows"), fields))
 
     @classmethod
     def update(cls, __data: Any = None, **values: Any) -> Any:
@@ -162,7 +162,7 @@ class BaseModel(signals.Model):
     @classmethod
     def bulk_update(cls, model_list: Iterable[Any], fields: Iterable[Any], batch_size: int | None = None) -> int:
         instances = cls._instances(model_list)
-        chosen = [cls.field_of(field) for field in validation.several(fields, "fields")]
+        chosen = [cls.field_of(field) for field in validation.argument(validation.several, fields, "fields")]
         key = cls._meta.primary_key
         ids = [key.clean(instance._pk) for instance in instances]
         for instance in instances:
@@ -185,7 +185,7 @@ class BaseModel(signals.Model):
 
     @classmethod
     def _instances(cls, model_list: Iterable[Any]) -> list[Any]:
-        instances = list(validation.several(model_list, "model_list"))
+        instances = list(validation.argument(validation.several, model_list, "model_list"))
         for number, instance in enumerate(instances, start=1):
             if not isinstance(instance, cls):
                 raise ValidationError(
@@ -195,7 +195,7 @@ class BaseModel(signals.Model):
 
     @classmethod
     def _cleaned_rows(cls, rows: Iterable[Any], fields: Any) -> Iterator[Row]:
-        fields = [] if fields is None else list(validation.several(fields, "fields"))
+        fields = [] if fields is None else list(validation.argument(validation.several, fields, "fields"))
         named = [cls.field_of(field) for field in fields or cls._meta.sorted_fields if fields or not field.primary_key]
         columns = None
         for number, row in enumerate(rows, start=1):

@@ -13,7 +13,7 @@ from ..clock import database_now, is_sqlite
 from ..context import session
 from ..errors import ConstraintViolation, ValidationError
 from ..status import UNFINISHED
-from ..validation import mapping, several
+from ..validation import argument, mapping, several
 
 _SQLITE_BATCH: Final = 500
 _ENQUEUED: Final = ("owner", "voice_clone", "s3_pptx_path", "priority", "run_at", "max_attempts", "idempotency_key")
@@ -70,7 +70,7 @@ class Queueable:
         A ValidationError names the row, counted from 1. Equal idempotency keys raise ConstraintViolation.
         """
         fields = [cls._meta.fields[name] for name in _ENQUEUED]
-        database, rows = cls._meta.database, several(rows, "rows")
+        database, rows = cls._meta.database, argument(several, rows, "rows")
         with session(database):
             validated = _validated(cls, fields, rows, now=database_now(database))
             with database.atomic():
