@@ -16,6 +16,10 @@ def is_for_postgresql(context: Any) -> bool:
     return bool(context.state.field_types.get("BIGAUTO") == "BIGSERIAL")
 
 
+def _is_expression(value: Any) -> bool:
+    return isinstance(value, pw.Node) and not isinstance(value, pw.Model)
+
+
 class Checked:
     """One validator per field: its type's rule, then `rules`, in `clean()`.
 
@@ -44,27 +48,23 @@ class Checked:
 
     def clean(self, value: Any) -> Any:
         """The value to store; raises ValidationError that names the field and the rule."""
-        if isinstance(value, pw.Node) and not isinstance(value, pw.Model):
-            return value  # an SQL expression: the database is the judge
-        return validation.argument(self._checked, value, self.name)
+        if _is_expression(value):  # the database is the judge
+            return value
+        return self.clean_value(value, or_null=self.null)
+
+    def clean_value(self, value: Any, *, or_null: bool = False) -> Any:
+        """The value to store where SQL expressions are none, and NULL is one only with `or_null`."""
+        return None if value is None and or_null else validation.argument(self._checked, value, self.name)
 
     def _checked(self, value: Any) -> Any:
         if value is None:
-            if self.null:
-                return None
             raise ValidationError("must be set", rule="required")
+        if _is_expression(value):
+            raise ValidationError("must be a value, not an SQL expression", rule="type")
         value = self.check_type(value)
         for rule in self.rules:
             value = rule(value)
         return value
-
-    def given(self, value: Any) -> Any:
-        """The value to store where there has to be one, and no SQL expression; raises ValidationError."""
-        if value is None:
-            raise ValidationError(f"{self.name} must be set", field=self.name, rule="required")
-        if isinstance(value, pw.Node) and not isinstance(value, pw.Model):
-            raise ValidationError(f"{self.name} must be a value, not an SQL expression", field=self.name, rule="type")
-        return self.clean(value)
 
     def converted(self, value: Any) -> Any:
         """check_type() for a value in a query; raises ValidationError that names the field."""

@@ -177,9 +177,9 @@ def _position(after: PresentationJob | str) -> tuple[str, int]:
         if isinstance(after, PresentationJob):
             moment, number = after.created_at, after.id
         # As stored: a Tuple knows no fields that would convert its values.
-        return PresentationJob.created_at.db_value(PresentationJob.created_at.given(moment)), PresentationJob.id.given(
-            number
-        )
+        return PresentationJob.created_at.db_value(
+            PresentationJob.created_at.clean_value(moment)
+        ), PresentationJob.id.clean_value(number)
     except ValueError:
         pass
     raise ValidationError("after must be a job or its cursor", field="after", rule="cursor")

@@ -43,7 +43,7 @@ class Claimable:
         but for those with `max_per_owner`, of which there is one at a time; SQLite has one write lock, for which it
         waits. Fair and capped claims read the whole queue.
         """
-        worker = cls.worker.given(worker)
+        worker = cls.worker.clean_value(worker)
         lease_seconds = in_seconds(lease, "lease")
         limit = at_least_one(limit, "limit")
         if max_per_owner is not None:

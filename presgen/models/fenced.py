@@ -82,7 +82,8 @@ class Fenced:
     @classmethod
     def in_hand(cls: Any, job_id: int, *, worker: str, attempt: int) -> Any:
         """The running job as the database has it, if it still is in that worker's hand; else None."""
-        job_id, worker, attempt = cls.id.given(job_id), cls.worker.given(worker), cls.attempt.given(attempt)
+        job_id, worker = cls.id.clean_value(job_id), cls.worker.clean_value(worker)
+        attempt = cls.attempt.clean_value(attempt)
         held = (cls.id == job_id) & (cls.worker == worker) & (cls.attempt == attempt) & cls.status.in_(RUNNING)
         with session(cls._meta.database):
             job = cls.get_or_none(held)

@@ -87,18 +87,19 @@ def _validated(
     model: Any, fields: list[Any], rows: Iterable[Mapping[str, Any]], *, now: datetime
 ) -> Iterator[list[Any]]:
     """The values of each row in the order of `fields`, in normal form; jobs without `run_at` are due now."""
-    optional = {field: field.default for field in fields if not field.is_required}
+    defaults = {field: field.default for field in fields}
     for number, row in enumerate(rows, start=1):
         try:
-            cleaned = model.cleaned({**optional, **mapping(row)})
-            for field, value in cleaned.items():
-                if isinstance(value, pw.Node):  # COPY would store its text
-                    field.given(value)
-            extra = {model.field_of(key) for key in row} - set(fields)
+            given = {model.field_of(key): value for key, value in mapping(row).items()}
+            extra = given.keys() - defaults
             if extra:
                 name = min(field.name for field in extra)
                 raise ValidationError(f"{name} cannot be set by enqueue_many()", field=name, rule="unknown")
+            values = defaults | given
+            if values[model.run_at] is None:
+                values[model.run_at] = now
+            # Values alone: of an SQL expression COPY would store the text.
+            cleaned = [field.clean_value(value, or_null=field.null) for field, value in values.items()]
         except ValidationError as error:
             raise ValidationError(f"row {number}: {error}", field=error.field, rule=error.rule) from None
-        cleaned.setdefault(model.run_at, now)
-        yield [cleaned[field] for field in fields]
+        yield cleaned

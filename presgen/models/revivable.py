@@ -71,7 +71,7 @@ class Revivable:
         with session(cls._meta.database):
             if ids is None:
                 return sum(cls._retry_all(letters))
-            wanted = sorted({cls.id.given(job_id) for job_id in argument(several, ids, "ids")}, reverse=True)
+            wanted = sorted({cls.id.clean_value(job_id) for job_id in argument(several, ids, "ids")}, reverse=True)
             return sum(
                 len(cls._retry_batch(letters.where(cls.id.in_(batch)))) for batch in pw.chunked(wanted, RETRY_BATCH)
             )
