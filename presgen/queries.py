@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -172,14 +173,13 @@ def _bounded(name: str, value: int, *, highest: int = LIMIT_MAX) -> int:
 
 def _position(after: PresentationJob | str) -> tuple[str, int]:
     match = _CURSOR.fullmatch(after) if isinstance(after, str) else None
-    try:
-        moment, number = (None, None) if match is None else (datetime.fromisoformat(match["moment"]), int(match["id"]))
+    moment, number = None, None
+    with suppress(ValueError):  # a ValidationError is one
         if isinstance(after, PresentationJob):
             moment, number = after.created_at, after.id
+        elif match is not None:
+            moment, number = datetime.fromisoformat(match["moment"]), int(match["id"])
+        number = PresentationJob.id.clean_value(number)
         # As stored: a Tuple knows no fields that would convert its values.
-        return PresentationJob.created_at.db_value(
-            PresentationJob.created_at.clean_value(moment)
-        ), PresentationJob.id.clean_value(number)
-    except ValueError:
-        pass
+        return PresentationJob.created_at.db_value(PresentationJob.created_at.clean_value(moment)), number
     raise ValidationError("after must be a job or its cursor", field="after", rule="cursor")
