@@ -68,6 +68,7 @@ class Worker:
     ) -> None:
         if not callable(handler) or inspect.iscoroutinefunction(handler) or inspect.isgeneratorfunction(handler):
             raise ValidationError("the handler must be a plain function of a job", field="handler", rule="type")
+        # The class itself is of a floor above.
         if not hasattr(manager, "require_binding"):
             raise ValidationError("a worker needs a DatabaseManager", field="manager", rule="type")
         self.manager = manager
