@@ -40,9 +40,9 @@ class MigrationError(PresgenError):
 
 
 class ValidationError(PresgenError, ValueError):
-    """A value breaks a rule of its field.
+    """A value breaks a rule of its field, or of the argument that it is given as.
 
-    `field` is the name of the field, `rule` a short stable name of the broken rule.
+    `field` is the name of the field or argument, `rule` a short stable name of the broken rule.
     """
 
     def __init__(self, message: str, *, field: str | None = None, rule: str = "invalid") -> None:

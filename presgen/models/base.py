@@ -153,7 +153,7 @@ class BaseModel(signals.Model):
 
     @classmethod
     def update(cls, __data: Any = None, **values: Any) -> Any:
-        given = {} if __data is None else validation.argument(validation.mapping, __data, "the row")
+        given = {} if __data is None else validation.argument(validation.mapping, __data, "row")
         row = cls.cleaned({**given, **values}, creating=False)
         if not row:
             raise ValidationError("there is nothing to update", rule="empty")
