@@ -107,7 +107,7 @@ def test_bulk_create_fills_in_what_the_database_would(user: User) -> None:
 def test_insert_many_takes_tuples_with_and_without_columns(user: User) -> None:
     VoiceClone.insert_many([("a", "/a.wav", user)], fields=["name", "s3_path", "owner"]).execute()
     assert VoiceClone.get().owner_id == user.id
-    with pytest.raises(ValidationError, match="3 values for 9 columns"):
+    with pytest.raises(ValidationError, match="^row 1 has 3 values for 9 columns"):
         VoiceClone.insert_many([("a", "/a.wav", user)]).execute()
     query = VoiceClone.select(VoiceClone.name, pw.Value("/b.wav"), VoiceClone.owner)
     VoiceClone.insert_many(query, fields=[VoiceClone.name, VoiceClone.s3_path, VoiceClone.owner]).execute()

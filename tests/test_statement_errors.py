@@ -257,6 +257,7 @@ REFUSED_ARGUMENTS: dict[str, tuple[str, Act]] = {
     "insert_many(5)": ("rows", lambda: User.insert_many(5)),  # type: ignore[arg-type]
     "insert(5)": ("rows", lambda: User.insert(5)),
     "update(5)": ("row", lambda: User.update(5)),
+    "on_conflict(update)": ("update", lambda: User.insert(name="Ada").on_conflict(update=5)),
     "bulk_update(5)": ("model_list", lambda: User.bulk_update(5, ["name"])),  # type: ignore[arg-type]
     "bulk_update(fields)": ("fields", lambda: User.bulk_update([], 5)),  # type: ignore[arg-type]
     "bulk_update(size)": ("batch_size", lambda: User.bulk_update([], ["name"], batch_size=0)),

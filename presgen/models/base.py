@@ -196,7 +196,8 @@ class BaseModel(signals.Model):
     @classmethod
     def _cleaned_rows(cls, rows: Iterable[Any], fields: Any) -> Iterator[Row]:
         fields = [] if fields is None else list(validation.argument(validation.several, fields, "fields"))
-        named = [cls.field_of(field) for field in fields or cls._meta.sorted_fields if fields or not field.primary_key]
+        named = [cls.field_of(field) for field in fields]
+        named = named or [field for field in cls._meta.sorted_fields if not field.primary_key]
         columns = None
         for number, row in enumerate(rows, start=1):
             if not isinstance(row, Mapping):
@@ -205,7 +206,7 @@ class BaseModel(signals.Model):
                         f"row {number} must be a mapping or a sequence of values, not {type(row).__name__}", rule="type"
                     )
                 if len(row) != len(named):
-                    raise ValidationError(f"a row has {len(row)} values for {len(named)} columns", rule="columns")
+                    raise ValidationError(f"row {number} has {len(row)} values for {len(named)} columns", rule="columns")
                 row = dict(zip(named, row, strict=True))
             cleaned = cls.timed(cls.cleaned(row))
             columns = columns or {*cleaned, *cls._meta.defaults}
@@ -219,7 +220,7 @@ class BaseModel(signals.Model):
     def cleaned(cls, row: Mapping[Any, Any], *, creating: bool = True) -> Row:
         """A row by field, its values in normal form; raises ValidationError, also for a field that is missing."""
         cleaned: Row = {}
-        for key, value in validation.argument(validation.mapping, row, "the row").items():
+        for key, value in row.items():
             field = cls.field_of(key)
             if value is not None or not (creating and field.is_filled_by_database):
                 cleaned[field] = field.clean(value)
@@ -263,8 +264,8 @@ class CheckedInsert(pw.ModelInsert):
 
     def on_conflict(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("update") is not None:
-            row = self.model.cleaned(kwargs["update"], creating=False)
-            kwargs["update"] = self.model.touched(row)
+            row = validation.argument(validation.mapping, kwargs["update"], "update")
+            kwargs["update"] = self.model.touched(self.model.cleaned(row, creating=False))
         return super().on_conflict(*args, **kwargs)
 
 
