@@ -15,7 +15,7 @@ import peewee as pw
 from .clock import is_sqlite
 from .context import session
 from .errors import MigrationError
-from .validation import at_least_one, shown
+from .validation import argument, at_least, shown
 
 if TYPE_CHECKING:
     from peewee_migrate import Router
@@ -77,11 +77,15 @@ class Migrator:
             return wanted
 
     def rollback(self, count: int = 1) -> list[str]:
-        """Undo the latest `count` migrations; gives their names, newest first. Raises MigrationError."""
+        """Undo the latest `count` migrations; gives their names, newest first.
+
+        Raises MigrationError, and ValidationError for a count that is none.
+        """
+        count = argument(at_least(1), count, "count")
         with self._exclusive():
             self._refuse_unknown()
             applied = self.applied()
-            if not 0 < at_least_one(count, "count", or_zero=True) <= len(applied):
+            if count > len(applied):
                 raise MigrationError(f"cannot roll back {count} of {len(applied)} applied migrations")
             undone = applied[::-1][:count]
             for name in undone:

@@ -11,7 +11,7 @@ from .clock import elapsed_seconds, is_sqlite, server_time
 from .context import session
 from .models import JobEvent, PresentationJob
 from .status import RUNNING, JobStatus
-from .validation import at_least_one
+from .validation import argument, at_least
 
 __all__ = ["FinishedPerMinute", "JobInHand", "get_finished_per_minute", "get_jobs_in_hand", "get_queue_metrics"]
 
@@ -102,7 +102,7 @@ def get_jobs_in_hand(limit: int) -> list[JobInHand]:
         )
         .where(job.status.among(RUNNING))
         .order_by(job.lease_expires_at.asc(nulls="last"), job.id)
-        .limit(at_least_one(limit, "limit"))
+        .limit(argument(at_least(1), limit, "limit"))
     )
     with session(database):
         return [JobInHand(*row) for row in query.tuples()]

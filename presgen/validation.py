@@ -79,12 +79,21 @@ def argument(rule: Rule, value: Any, name: str) -> Any:
 
 
 def at_least_one(value: Any, name: str, *, or_zero: bool = False) -> int:
-    """A positive whole number of at most 32 bits, given as the argument `name`."""
-    count: int = argument(lambda value: whole_number(value, bits=32), value, name)
-    low = 0 if or_zero else 1
-    if count < low:
-        raise ValidationError(f"{name} must be at least {low}", field=name, rule="range")
+    """What at_least() gives of the argument `name`."""
+    count: int = argument(at_least(0 if or_zero else 1), value, name)
     return count
+
+
+def at_least(low: int) -> Rule:
+    """A rule: a whole number from `low` on, of at most 32 bits."""
+
+    def rule(value: Any) -> int:
+        count = whole_number(value, bits=32)
+        if count < low:
+            raise ValidationError(f"must be at least {low}", rule="range")
+        return count
+
+    return rule
 
 
 def shown(name: Any) -> str:

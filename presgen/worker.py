@@ -23,7 +23,7 @@ from .errors import ConfigurationError, HandlerStuck, PresgenError, ValidationEr
 from .models import PresentationJob
 from .models.fenced import DEFAULT_LEASE, in_seconds
 from .signals import acting_on
-from .validation import argument, at_least_one, flag
+from .validation import argument, at_least, flag
 
 if TYPE_CHECKING:
     from .manager import DatabaseManager
@@ -76,11 +76,11 @@ class Worker:
         self.name: str = PresentationJob.worker.clean(default_name(os.getpid()) if name in (None, "") else name)
         self.lease_seconds = in_seconds(lease, "lease")
         self.poll_seconds = in_seconds(poll, "poll")
-        self.concurrency = at_least_one(concurrency, "concurrency")
+        self.concurrency: int = argument(at_least(1), concurrency, "concurrency")
         self.timeout_seconds = None if timeout is None else in_seconds(timeout, "timeout")
         self.grace_seconds = in_seconds(grace, "grace", or_zero=True)
         self.fair: bool = argument(flag, fair, "fair")
-        self.max_per_owner = None if max_per_owner is None else at_least_one(max_per_owner, "max_per_owner")
+        self.max_per_owner = None if max_per_owner is None else argument(at_least(1), max_per_owner, "max_per_owner")
         self._in_hand: set[Attempt] = set()
         self._stops_at: float | None = None
         self._is_paused = False

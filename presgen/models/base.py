@@ -206,7 +206,9 @@ class BaseModel(signals.Model):
                         f"row {number} must be a mapping or a sequence of values, not {type(row).__name__}", rule="type"
                     )
                 if len(row) != len(named):
-                    raise ValidationError(f"row {number} has {len(row)} values for {len(named)} columns", rule="columns")
+                    raise ValidationError(
+                        f"row {number} has {len(row)} values for {len(named)} columns", rule="columns"
+                    )
                 row = dict(zip(named, row, strict=True))
             cleaned = cls.timed(cls.cleaned(row))
             columns = columns or {*cleaned, *cls._meta.defaults}
@@ -272,7 +274,7 @@ class CheckedInsert(pw.ModelInsert):
 def _batch_size(given: int | None, instances: Sequence[Any]) -> int:
     """How many rows go into a statement; never more than there are, for peewee makes room for so many."""
     count = max(1, len(instances))
-    return count if given is None else min(count, validation.at_least_one(given, "batch_size"))
+    return count if given is None else min(count, validation.argument(validation.at_least(1), given, "batch_size"))
 
 
 def _case_value(field: Any, value: Any) -> Any:

@@ -11,7 +11,7 @@ import peewee as pw
 from ..clock import is_sqlite
 from ..context import session
 from ..status import RUNNING, JobStatus
-from ..validation import argument, at_least_one, flag
+from ..validation import argument, at_least, flag
 from .chosen import update_chosen
 from .fenced import DEFAULT_LEASE, in_seconds, log_after_commit
 from .outcomes import requeued
@@ -45,9 +45,9 @@ class Claimable:
         """
         worker = cls.worker.clean_value(worker)
         lease_seconds = in_seconds(lease, "lease")
-        limit = at_least_one(limit, "limit")
+        limit = argument(at_least(1), limit, "limit")
         if max_per_owner is not None:
-            max_per_owner = at_least_one(max_per_owner, "max_per_owner")
+            max_per_owner = argument(at_least(1), max_per_owner, "max_per_owner")
         fair = argument(flag, fair, "fair")
         by_owner = fair or max_per_owner is not None
         chosen, ctes = cls._due_by_owner(limit, fair, max_per_owner) if by_owner else (cls._due(limit), ())
