@@ -5,9 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from chaos.proxy import CuttingProxy
@@ -90,7 +88,7 @@ def test_what_cannot_be_verified_is_unknown_and_can_be_asked_again(
 ) -> None:
     claimed.lease_seconds = 0.5
     proxy.order("complete")
-    with unreachable(proxy):
+    with proxy.unreachable():
         with pytest.raises(CommitUnknown, match="read the rows again"):
             claimed.complete(s3_video_path="/v.mp4")
         assert claimed.status is JobStatus.PROCESSING_SLIDES
@@ -208,7 +206,7 @@ def test_what_a_handler_died_of_outlives_an_outage(
     claimed.release()
 
     def handler(job: PresentationJob) -> None:
-        outage = unreachable(proxy)
+        outage = proxy.unreachable()
         outage.__enter__()
         terminate_all(server)
         threading.Timer(1.0, outage.__exit__, (None, None, None)).start()
@@ -226,7 +224,7 @@ def test_a_worker_waits_out_a_restart_in_the_middle_of_a_job(
 
     def handler(job: PresentationJob) -> None:
         attempts.append(job.attempt)
-        outage = unreachable(proxy)
+        outage = proxy.unreachable()
         outage.__enter__()
         terminate_all(server)
         threading.Timer(1.0, outage.__exit__, (None, None, None)).start()
@@ -241,18 +239,8 @@ def test_a_verb_by_hand_does_not_wait_for_a_server_that_is_down(
     proxy: CuttingProxy, proxied: DatabaseManager, claimed: PresentationJob
 ) -> None:
     proxied.database.close_all()
-    with unreachable(proxy), pytest.raises(DatabaseUnavailable, match="cannot connect"):
+    with proxy.unreachable(), pytest.raises(DatabaseUnavailable, match="cannot connect"):
         claimed.complete(s3_video_path="/v.mp4")
-
-
-@contextmanager
-def unreachable(proxy: CuttingProxy) -> Iterator[None]:
-    """New connections find no server; those that are open stay."""
-    socket, proxy.socket = proxy.socket, Path("nowhere")
-    try:
-        yield
-    finally:
-        proxy.socket = socket
 
 
 def terminate_all(server: CrashServer) -> None:

@@ -95,6 +95,15 @@ class CuttingProxy:
         finally:
             asyncio.run_coroutine_threadsafe(self._stall(False), self._loop).result()
 
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        """Let new connections find no server for the block; those that are open stay."""
+        socket, self.socket = self.socket, Path("nowhere")
+        try:
+            yield
+        finally:
+            self.socket = socket
+
     def take_order(self, statement: bytes) -> Held | None:
         """The order for the statement, if its reply is to be cut."""
         if not self._orders:
