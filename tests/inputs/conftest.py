@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import hypothesis.configuration
 import pytest
-from canary import CANARY, DECK, MAIL
+from fixtures.canary import CANARY, DECK, MAIL
 from fixtures.servers import BACKENDS, Server
 from three_backends import Backends
 

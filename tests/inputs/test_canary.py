@@ -8,7 +8,7 @@ from typing import Any
 
 import peewee as pw
 import pytest
-from canary import CANARY, DECK, MAIL, told
+from fixtures.canary import CANARY, DECK, MAIL, told
 
 from presgen import DatabaseConfig, DatabaseManager, PresentationJob, PresgenError, User, VoiceClone
 from presgen.errors import ConfigurationError, StatementInvalid

@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from canary import CANARY, MAIL, locals_of_ours, told
+from fixtures.canary import CANARY, MAIL, locals_of_ours, told
 
 from presgen import CommitUnknown, DatabaseConfig, DatabaseManager, PresentationJob, PresgenError, User, Worker
 from presgen.errors import DatabaseBusy, DiskFull, MigrationError, ValueRefused
