@@ -98,15 +98,6 @@ def test_a_server_in_trouble_is_told_by_its_code(
     assert is_said or state in str(caught.value)
 
 
-def test_a_full_file_is_told(tmp_path: Any) -> None:
-    with DatabaseManager(f"sqlite:///{tmp_path / 'presgen.db'}") as manager, manager.session() as database:
-        manager.migrate()
-        database.execute_sql("PRAGMA max_page_count = 1")
-        with pytest.raises(DiskFull, match="free space"):
-            User.insert_many([{"name": "Ada" * 80}] * 2_000).execute()
-        assert User.select().count() == 0
-
-
 def test_a_statement_after_a_failed_one_tells_of_it(postgresql: str, db: DatabaseManager) -> None:
     with pytest.raises(TransactionAborted, match="put a statement that may fail into"), db.transaction():
         with pytest.raises(ValueRefused):
