@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,8 +21,6 @@ from presgen import (
 )
 
 _numbers = itertools.count(1)
-# So few that clients share them all the time.
-SERVER_CONNECTIONS = 3
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
@@ -33,9 +30,12 @@ def server(request: pytest.FixtureRequest, servers: dict[str, Server]) -> Server
 
 @pytest.fixture(scope="module")
 def shared_pgbouncer(server: Server) -> Iterator[PgBouncer]:
-    with ExitStack() as running:
-        folder = Path(running.enter_context(TemporaryDirectory(prefix="presgen-pgbouncer-")))
-        yield running.enter_context(PgBouncer(folder, server.url_of("postgres"), pool_size=SERVER_CONNECTIONS))
+    """One with so few connections to the server that clients share them all the time."""
+    with (
+        TemporaryDirectory(prefix="presgen-pgbouncer-") as folder,
+        PgBouncer(Path(folder), server.url_of("postgres"), pool_size=3) as pgbouncer,
+    ):
+        yield pgbouncer
 
 
 @pytest.fixture

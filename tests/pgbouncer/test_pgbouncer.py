@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from fixtures.pgbouncer import NOT_THROUGH_PGBOUNCER, goes_through_pgbouncer
+from fixtures.pgbouncer import NOT_THROUGH_PGBOUNCER, PgBouncer, goes_through_pgbouncer
 from fixtures.rows import completed
 from fixtures.servers import Server
 from fixtures.waiting import within
@@ -32,8 +32,6 @@ from presgen import (
 )
 from presgen.errors import StatementTimeout
 
-# Of PgBouncer to the server: so few that clients share them all the time.
-SERVER_CONNECTIONS = 3
 # What one client could leave to the next; the five settings are those that PgBouncer sets for each client by itself.
 SESSION_STATE = (
     """
@@ -51,12 +49,6 @@ SESSION_STATE = (
 
 def make_video(job: PresentationJob) -> None:
     job.complete(s3_video_path=f"/{job.id}.mp4")
-
-
-def in_use(manager: DatabaseManager) -> int:
-    """How many connections others than this thread have."""
-    manager.database.close()
-    return manager.pool_stats()["in_use"]
 
 
 @pytest.mark.parametrize("left_out", NOT_THROUGH_PGBOUNCER)
@@ -93,7 +85,7 @@ def test_a_job_lives_its_life(db: DatabaseManager, enqueue: Callable[[int], int]
     assert (stored.status, stored.checkpoint) == (JobStatus.COMPLETED, {"slide": 1})
     assert stored.completed_at.utcoffset() == timedelta(0)
     assert abs(stored.completed_at.timestamp() - time.time()) < 60
-    assert in_use(db) == 0
+    assert db.pool_stats()["in_use"] == 0
 
 
 def test_ten_thousand_jobs_go_in_by_copy(db: DatabaseManager, enqueue: Callable[[int], int]) -> None:
@@ -131,7 +123,7 @@ def test_more_threads_than_server_connections_lose_and_double_nothing(
         list(threads.map(work, range(12)))
     assert Counter(done) == Counter(dict.fromkeys(done, 1))
     assert completed() == 120
-    assert in_use(db) == 0
+    assert db.pool_stats()["in_use"] == 0
 
 
 def test_transactions_that_meet_are_repeated_until_each_is_applied_once(db: DatabaseManager, owner: User) -> None:
@@ -180,7 +172,7 @@ def test_a_statement_timeout_of_the_clients_breaks_the_line_off(url: str, db: Da
 
 
 def test_nothing_of_a_session_stays_for_the_next_client(
-    db: DatabaseManager, server: Server, database: str, enqueue: Callable[[int], int]
+    db: DatabaseManager, shared_pgbouncer: PgBouncer, enqueue: Callable[[int], int]
 ) -> None:
     db.install("notify")
     enqueue(30)
@@ -189,7 +181,7 @@ def test_nothing_of_a_session_stays_for_the_next_client(
     db.uninstall("notify")
     with ExitStack() as opened:
         pids = set()
-        for _ in range(SERVER_CONNECTIONS):
+        for _ in range(shared_pgbouncer.pool_size):
             # Each stays in its transaction, and so gets a server connection that no other has.
             cursor = opened.enter_context(closing(psycopg2.connect(db.database.config.url))).cursor()
             cursor.execute("SELECT pg_backend_pid()")
@@ -197,7 +189,7 @@ def test_nothing_of_a_session_stays_for_the_next_client(
             for left in SESSION_STATE:
                 cursor.execute(left)
                 assert cursor.fetchall() == [], left
-        assert len(pids) == SERVER_CONNECTIONS
+        assert len(pids) == shared_pgbouncer.pool_size
 
 
 def test_with_notify_installed_workers_poll(db: DatabaseManager, enqueue: Callable[[int], int]) -> None:
