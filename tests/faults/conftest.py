@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,11 +11,10 @@ import psycopg2
 import pytest
 from chaos.proxy import CuttingProxy
 from chaos.server import CrashServer
+from fixtures.databases import Open
 from fixtures.fault_table import PASSWORD
 
 from presgen import DatabaseConfig, DatabaseManager
-
-Open = Callable[..., DatabaseManager]
 
 
 @pytest.fixture(scope="session")

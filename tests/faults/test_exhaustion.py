@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -11,15 +10,12 @@ from pathlib import Path
 import psycopg2
 import pytest
 from chaos.server import CrashServer
+from fixtures.databases import Open
 from fixtures.fault_table import NAME, Fault
-from fixtures.servers import VERSIONS
+from fixtures.servers import BOTH_VERSIONS
 
 from presgen import DatabaseManager, DatabaseUnavailable, PoolTimeout, User
 from presgen.errors import DiskFull
-
-Open = Callable[..., DatabaseManager]
-
-BOTH_VERSIONS = pytest.mark.parametrize("server", VERSIONS.values(), indirect=True)
 
 
 @BOTH_VERSIONS

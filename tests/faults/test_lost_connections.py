@@ -6,21 +6,19 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
 from chaos.proxy import CuttingProxy
 from chaos.server import CrashServer, Restart
+from fixtures.databases import Open
 from fixtures.fault_table import NAME, Fault
 from fixtures.server_processes import backend_pid, terminate
-from fixtures.servers import VERSIONS
+from fixtures.servers import BOTH_VERSIONS
 from fixtures.waiting import wait_until
 
 from presgen import CommitUnknown, DatabaseManager, DatabaseUnavailable, User
 
-Open = Callable[..., DatabaseManager]
-
-pytestmark = pytest.mark.parametrize("server", VERSIONS.values(), indirect=True)
+pytestmark = BOTH_VERSIONS
 THREADS = 8
 TERMINATIONS = 600
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from chaos.server import CrashServer
+from fixtures.databases import Open
 from fixtures.server_processes import backend_pid, terminate
 
-from presgen import DatabaseConfig, DatabaseManager, PoolTimeout, User
+from presgen import DatabaseConfig, PoolTimeout, User
 from presgen.errors import ConfigurationError
-
-Open = Callable[..., DatabaseManager]
 
 
 def test_the_statistics_count_what_happened(server: CrashServer, opened: Open) -> None:

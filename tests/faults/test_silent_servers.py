@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
 import pytest
 from chaos.proxy import CuttingProxy
 from chaos.server import CrashServer
+from fixtures.databases import Open
 from fixtures.fault_table import NAME, Fault
 from fixtures.server_processes import backend_pid, stopped
-from fixtures.servers import VERSIONS
+from fixtures.servers import BOTH_VERSIONS
 from fixtures.waiting import wait_until, within
 
-from presgen import CommitUnknown, DatabaseManager, DatabaseUnavailable, User
+from presgen import CommitUnknown, DatabaseUnavailable, User
 
-Open = Callable[..., DatabaseManager]
-BOTH_VERSIONS = pytest.mark.parametrize("server", VERSIONS.values(), indirect=True)
 ASLEEP = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from fixtures.databases import Open
 from fixtures.fault_table import Fault
 from fixtures.server_processes import backend_pid
 from fixtures.waiting import within
 
 from presgen import DatabaseManager
-
-Open = Callable[..., DatabaseManager]
 
 
 @pytest.mark.fault("thread dies with a connection")
