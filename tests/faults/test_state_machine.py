@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
@@ -12,7 +11,8 @@ from typing import Any
 
 import hypothesis.configuration
 import pytest
-from hypothesis import HealthCheck, Phase, assume, settings
+from fixtures.effort import IS_FULL, settings_for
+from hypothesis import Phase, assume, settings
 from hypothesis import strategies as st
 from hypothesis.errors import FlakyFailure
 from hypothesis.stateful import (
@@ -31,15 +31,7 @@ from presgen.clock import database_now
 from presgen.errors import ConstraintViolation
 from presgen.status import RUNNING
 
-IS_FULL = bool(os.environ.get("PRESGEN_FAULTS_FULL"))
-SETTINGS = settings(
-    max_examples=150 if IS_FULL else 25,
-    stateful_step_count=60 if IS_FULL else 40,
-    derandomize=not IS_FULL,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+SETTINGS = settings(settings_for(short=25, full=150), stateful_step_count=60 if IS_FULL else 40)
 LEASES = (1000, 3000)
 _NEXT = {
     JobStatus.PROCESSING_SLIDES: JobStatus.SYNTHESIZING_AUDIO,

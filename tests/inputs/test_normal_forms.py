@@ -8,11 +8,12 @@ from datetime import datetime, timezone, tzinfo
 from typing import Any
 
 import pytest
+from fixtures.effort import settings_for
 from hostile_values import BrokenZone, Colour, OddZone, Word, nested
 from hypothesis import given
 from hypothesis import strategies as st
-from test_every_field import FIELDS, settings_for
 from three_backends import FIRST, SECOND, Backends
+from ways_of_writing import FIELDS
 
 from presgen import DatabaseManager, PresentationJob, User, ValidationError, VoiceClone
 from presgen.errors import ConstraintViolation

@@ -50,6 +50,11 @@ class Outcome:
         """Whether the call went through."""
         return self.error is None
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether the caller is told what is wrong with the value or the call."""
+        return self.error in ("ValidationError", "ConstraintViolation", "InvalidTransition")
+
 
 class Backends:
     """Runs a call on one database after the other, each time in a transaction that is rolled back."""

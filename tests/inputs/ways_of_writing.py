@@ -7,10 +7,12 @@ from typing import Any
 
 from three_backends import FAILED, FIRST, SECOND
 
-from presgen import JobEvent, JobStatus, PresentationJob, User, VoiceClone
+from presgen import MODELS, JobEvent, JobStatus, PresentationJob, User, VoiceClone
 from presgen.fields import IdField, MomentField
 from presgen.models.leased import _MEASURED
 from presgen.models.queueable import _ENQUEUED
+
+FIELDS = [field for model in MODELS for field in model._meta.sorted_fields]
 
 Facts = dict[str, Any]
 Call = Callable[[], Callable[[], Facts]]
