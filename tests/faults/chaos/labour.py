@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from presgen import (
     CommitUnknown,
@@ -40,8 +40,22 @@ _IDLE_SECONDS: Final = 0.02
 _STAGES: Final = (JobStatus.SYNTHESIZING_AUDIO, JobStatus.ASSEMBLING_VIDEO)
 
 
+@dataclass(frozen=True)
+class Argument:
+    """What a process is told on its command line, as JSON."""
+
+    def as_argument(self) -> str:
+        """The text that from_argument() reads."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_argument(cls, text: str) -> Self:
+        """What a process's command line says."""
+        return cls(**json.loads(text))
+
+
 @dataclass(frozen=True, kw_only=True)
-class Shift:
+class Shift(Argument):
     """What a worker process has to know."""
 
     url: str
@@ -56,15 +70,6 @@ class Shift:
     mishaps: float
     """The share of attempts that fail, and of those that are released."""
     seed: int
-
-    def as_argument(self) -> str:
-        """The shift as from_argument() reads it."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_argument(cls, text: str) -> Shift:
-        """The shift of a process's command line."""
-        return cls(**json.loads(text))
 
 
 def opened(url: str, folder: str, name: str) -> tuple[DatabaseManager, History]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from presgen.status import UNFINISHED
 from .boundary import BOUNDARY
 from .checker import POISON
 from .history import TOLD, Entry, History, path_of
-from .labour import OUTAGES, opened
+from .labour import OUTAGES, Argument, opened
 
 # More than any job can use up; only poison is meant to run out of attempts.
 _PLENTY: Final = 1000
@@ -28,7 +27,7 @@ _PAUSE_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class Order(Argument):
     """What the producer has to enqueue."""
 
     url: str
@@ -41,15 +40,6 @@ class Order:
     backlog: int
     """How many unfinished jobs there may be before it waits for the workers."""
     seed: int
-
-    def as_argument(self) -> str:
-        """The order as from_argument() reads it."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_argument(cls, text: str) -> Order:
-        """The order of a process's command line."""
-        return cls(**json.loads(text))
 
     def tokens(self) -> list[str]:
         """The names of all jobs, the special ones spread among the plain."""
