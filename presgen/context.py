@@ -96,6 +96,12 @@ def _live(session: Session | None) -> Session | None:
     return session
 
 
+def _with_outer(session: Session | None) -> list[Session]:
+    """The session, if it is not over, and all those around it."""
+    live = _live(session)
+    return [] if live is None else [live, *_with_outer(live.outer)]
+
+
 def session_of(database: Any) -> Session | None:
     """The session of this context, None where it has none.
 
@@ -191,13 +197,14 @@ def is_coroutine() -> bool:
 @contextmanager
 def contained(database: Any) -> Iterator[None]:
     """Run somebody else's code: what it leaves open, a transaction or a connection, is undone and given back."""
-    around = _INNERMOST.get()
+    around = _with_outer(_INNERMOST.get())
     had_transaction, was_closed = database.in_transaction(), database.is_closed()
     try:
         yield
     finally:
-        while (left_open := _live(_INNERMOST.get())) is not None and left_open is not around:
-            left_open.end()
+        for left_open in _with_outer(_INNERMOST.get()):
+            if left_open not in around:
+                left_open.end()
         if was_closed:
             give_back(database)
         elif not had_transaction and not database.is_closed():

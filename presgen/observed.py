@@ -36,10 +36,10 @@ class Observed(Contextual):
 
     def __enter__(self) -> Any:
         """Hold a session and a transaction for the block."""
-        block = ExitStack()
-        block.enter_context(session(self))
-        block.enter_context(self.atomic())  # type: ignore[attr-defined]
-        self._state.ctx.append(block)
+        with ExitStack() as block:
+            block.enter_context(session(self))
+            block.enter_context(self.atomic())  # type: ignore[attr-defined]
+            self._state.ctx.append(block.pop_all())
         return self
 
     def __exit__(self, *error: Any) -> None:

@@ -212,6 +212,21 @@ def test_what_somebody_elses_code_leaves_open_is_given_back(pool: DatabaseManage
     assert names() == ["maybe"]  # of the connection without a transaction
 
 
+def test_what_somebody_elses_code_ends_takes_no_session_around_it_along(pool: DatabaseManager) -> None:
+    with pool.session(), DatabaseManager(pool.config) as other, other.session():
+        with contained(pool.database):
+            session_of(other.database).end()  # type: ignore[union-attr]
+        assert in_use(pool) == 1
+
+
+def test_a_database_as_a_block_that_cannot_begin_leaves_nothing(pool: DatabaseManager) -> None:
+    database = pool.database
+    with pytest.raises(ZeroDivisionError), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "begin", lambda *_: 1 // 0)
+        database.__enter__()
+    assert in_use(pool) == 0
+
+
 def test_a_transaction_that_ends_elsewhere_says_so(pool: DatabaseManager) -> None:
     transaction = pool.transaction()
     contextvars.copy_context().run(transaction.__enter__)
