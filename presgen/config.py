@@ -16,21 +16,26 @@ from psycopg2.extensions import parse_dsn
 from .database_url import DatabaseUrl, is_secret
 from .errors import ConfigurationError
 
-_SSLMODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_WEAK_SSLMODES: Final = ("disable", "allow", "prefer")
 # With `require` libpq checks the certificate's authority too, once there is a root certificate.
-_SSLMODES_THAT_CHECK: Final = _SSLMODES[_SSLMODES.index("require") :]
+_SSLMODES_THAT_CHECK: Final = ("require", "verify-ca", "verify-full")
+_SSLMODES: Final = _WEAK_SSLMODES + _SSLMODES_THAT_CHECK
 # What a server's 32-bit milliseconds hold.
 _SECONDS_MAX: Final = 2_000_000
+# To a server less is 0, and that no limit.
+_MILLISECOND: Final = 0.001
 _COUNT_MAX: Final = 100_000
-_RANGES: Final = {
-    "pool_size": (1, _COUNT_MAX),
-    "max_overflow": (0, _COUNT_MAX),
-    "pool_timeout": (0, _SECONDS_MAX),
-    "pool_recycle": (1, 10**9),
-    "connect_timeout": (1, _SECONDS_MAX),
-    "slow_query_seconds": (0, 10**9),
+_NUMBERS: Final[dict[str, tuple[Any, float, float]]] = {
+    "pool_size": (int, 1, _COUNT_MAX),
+    "max_overflow": (int, 0, _COUNT_MAX),
+    "pool_timeout": (int | float, 0, _SECONDS_MAX),
+    "pool_recycle": (int | float, 1, 10**9),
+    "pool_leak_seconds": (int | float | None, _MILLISECOND, _SECONDS_MAX),
+    "connect_timeout": (int, 1, _SECONDS_MAX),
+    "statement_timeout": (int | float | None, _MILLISECOND, _SECONDS_MAX),
+    "slow_query_seconds": (int | float, 0, 10**9),
 }
-_WHOLE_NUMBERS: Final = frozenset({"pool_size", "max_overflow", "connect_timeout"})
+"""The types that an option may have, and its bounds."""
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"", "0", "false", "no", "off"})
 
@@ -113,28 +118,24 @@ class DatabaseConfig:
         return parameters
 
     def _check_ranges(self) -> None:
-        for name, (low, high) in _RANGES.items():
+        for name, (kinds, low, high) in _NUMBERS.items():
             value = getattr(self, name)
-            if name in _WHOLE_NUMBERS and not isinstance(value, int):
-                raise ConfigurationError(f"{name} must be a whole number")
-            if not _is_number(value) or not low <= value <= high:
-                raise ConfigurationError(f"{name} must be a number of at least {low}, and at most {high}")
+            number = "a whole number" if kinds is int else "a number"
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise ConfigurationError(f"{name} must be {number}")
+            if value is not None and not low <= value <= high:
+                raise ConfigurationError(f"{name} must be {number} of at least {low}, and at most {high}")
         for name in ("debug", "pgbouncer"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(f"{name} must be True or False")
-        for name in ("application_name", "sslrootcert"):
-            value = getattr(self, name)
-            if not (value is None and name == "sslrootcert") and not _is_plain_text(value):
-                raise ConfigurationError(f"{name} must be text")
+        if not _is_plain_text(self.application_name):
+            raise ConfigurationError("application_name must be text")
+        if self.sslrootcert is not None and not _is_plain_text(self.sslrootcert):
+            raise ConfigurationError("sslrootcert must be text")
         if self.pool_reset not in (None, "discard"):
             raise ConfigurationError("pool_reset must be discard, or None for no reset")
         if self.pool_reset and self.pgbouncer:
             raise ConfigurationError("pool_reset has no session to reset through PgBouncer: use its server_reset_query")
-        leak, timeout = self.pool_leak_seconds, self.statement_timeout
-        if leak is not None and not (_is_number(leak) and 0 < leak <= _SECONDS_MAX):
-            raise ConfigurationError("pool_leak_seconds must be positive, or None for no warning")
-        if timeout is not None and not (_is_number(timeout) and 0 < timeout <= _SECONDS_MAX):
-            raise ConfigurationError("statement_timeout must be positive, or None for no limit")
         for mode in (self.sslmode, self._parameters.get("sslmode")):
             if mode is not None and mode not in _SSLMODES:
                 raise ConfigurationError(f"sslmode must be one of {', '.join(_SSLMODES)}")
@@ -202,19 +203,14 @@ class DatabaseConfig:
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> DatabaseConfig:
         """The configuration that DATABASE_* and POSTGRES_* variables describe; DATABASE_URL wins over POSTGRES_*."""
-        if not all(isinstance(value, str) for value in environ.values()):
-            raise ConfigurationError("the variables of an environment are text")
         given: dict[str, Any] = {"url": environ.get("DATABASE_URL") or _url_from_parts(environ)}
         for name, read in _VARIABLES.items():
             variable = f"DATABASE_{name.upper()}"
             raw = environ.get(variable, "").strip()
             if raw:
                 given[name] = read(variable, raw)
-        if _flag("DATABASE_SSL", environ.get("DATABASE_SSL", "")):
-            asked = given.get("sslmode", "require")
-            if asked not in _SSLMODES:
-                raise ConfigurationError(f"DATABASE_SSLMODE must be one of {', '.join(_SSLMODES)}")
-            given["sslmode"] = max(asked, "require", key=_SSLMODES.index)
+        if _flag("DATABASE_SSL", environ.get("DATABASE_SSL", "")) and given.get("sslmode") in (None, *_WEAK_SSLMODES):
+            given["sslmode"] = "require"
         return cls(**given)
 
 
@@ -228,10 +224,6 @@ def _url_from_parts(environ: Mapping[str, str]) -> str:
     user, password, host, port, name = (quote(environ.get(part, ""), safe="") for part in names)
     login = f"{user}:{password}" if password else user
     return f"postgresql://{login}@{host or 'localhost'}:{port or '5432'}/{name}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_plain_text(value: Any) -> bool:

@@ -120,13 +120,15 @@ def test_tls_is_never_weaker_than_asked_for(url_mode: str, variables: dict[str, 
         ({"DATABASE_URL": "postgresql://u:canary@h/x?sslmode=bogus"}, "sslmode must be one of disable, allow"),
         ({**PARTS, "DATABASE_SSL": "maybe"}, "DATABASE_SSL must be true or false"),
         ({**PARTS, "DATABASE_SSLMODE": "strong"}, "sslmode must be one of disable, allow"),
-        ({**PARTS, "DATABASE_SSL": "1", "DATABASE_SSLMODE": "strong"}, "DATABASE_SSLMODE must be one of disable"),
+        ({**PARTS, "DATABASE_SSL": "1", "DATABASE_SSLMODE": "strong"}, "sslmode must be one of disable"),
         ({**PARTS, "DATABASE_POOL_SIZE": "many"}, "DATABASE_POOL_SIZE must be a whole number"),
-        ({**PARTS, "DATABASE_POOL_SIZE": "0"}, "pool_size must be a number of at least 1"),
-        ({**PARTS, "DATABASE_MAX_OVERFLOW": "-1"}, "max_overflow must be a number of at least 0"),
+        ({**PARTS, "DATABASE_POOL_SIZE": "0"}, "pool_size must be a whole number of at least 1"),
+        ({**PARTS, "DATABASE_MAX_OVERFLOW": "-1"}, "max_overflow must be a whole number of at least 0"),
         ({**PARTS, "DATABASE_POOL_TIMEOUT": "soon"}, "DATABASE_POOL_TIMEOUT must be a number of seconds"),
         ({**PARTS, "DATABASE_POOL_TIMEOUT": "nan"}, "pool_timeout must be a number"),
-        ({**PARTS, "DATABASE_STATEMENT_TIMEOUT": "0"}, "statement_timeout must be positive"),
+        ({**PARTS, "DATABASE_STATEMENT_TIMEOUT": "0"}, "statement_timeout must be a number of at least 0.001"),
+        ({**PARTS, "DATABASE_STATEMENT_TIMEOUT": "0.0004"}, "statement_timeout must be a number of at least 0.001"),
+        ({**PARTS, "DATABASE_POOL_LEAK_SECONDS": "0"}, "pool_leak_seconds must be a number of at least 0.001"),
     ],
 )
 def test_a_malformed_setting_is_named_without_its_secrets(environ: dict[str, str], said: str) -> None:
@@ -146,6 +148,8 @@ def test_a_malformed_setting_is_named_without_its_secrets(environ: dict[str, str
         {"pool_size": "5"},
         {"statement_timeout": "5"},
         {"pool_timeout": None},
+        {"pool_size": True},
+        {"statement_timeout": True},
     ],
 )
 def test_a_setting_of_the_wrong_type_is_named(setting: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any
 
@@ -95,10 +94,3 @@ def test_every_value_as_a_manager_is_refused() -> None:
     for value in VALUES:
         with pytest.raises(ConfigurationError):
             DatabaseManager(value.make())
-
-
-def test_an_environment_is_text() -> None:
-    for value in without(str):
-        with suppress(ConfigurationError):
-            DatabaseConfig.from_env({"DATABASE_URL": URL, "DATABASE_POOL_SIZE": value.make()})
-            raise AssertionError(value)
