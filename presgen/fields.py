@@ -203,8 +203,7 @@ class DocumentField(Checked, pw.JSONField):
 
     def _dumped(self, value: Any) -> str:
         """The text of a value in a query, which has not been through clean()."""
-        validation.argument(validation.json_text, value, self.name)
-        return json.dumps(value)
+        return json.dumps(self.converted(value))
 
     def check_type(self, value: Any) -> Any:
         return validation.document(value)

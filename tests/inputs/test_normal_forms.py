@@ -113,6 +113,14 @@ def test_a_document_that_is_nested_too_deep_is_refused(depth: int, key: str | No
     assert caught.value.rule in ("depth", "json")
 
 
+def test_a_document_is_compared_as_it_would_be_stored(db: DatabaseManager, job: PresentationJob) -> None:
+    job.checkpoint = {"a": 1e16}
+    job.save()
+    assert list(PresentationJob.select().where(PresentationJob.checkpoint == {"a": 1e16})) == [job]
+    with pytest.raises(ValidationError, match="^checkpoint must be nested at most 100 deep$"):
+        list(PresentationJob.select().where(PresentationJob.checkpoint == nested(DOCUMENT_MAX_DEPTH + 1)))
+
+
 def test_text_of_a_class_of_its_own_is_stored_as_its_text(db: DatabaseManager, user: User, voice: VoiceClone) -> None:
     row = {"owner": user, "voice_clone": voice, "s3_pptx_path": Colour.RED, "idempotency_key": Word("word")}
     PresentationJob.enqueue_many([row])
