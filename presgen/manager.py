@@ -32,7 +32,7 @@ from .queries import get_database_metrics
 from .queue_metrics import get_queue_metrics
 from .sqlite import SqliteFile
 from .transactions import run_in_transaction
-from .validation import at_least_one
+from .validation import argument, at_least
 
 logger = logging.getLogger("database")
 Result = TypeVar("Result")
@@ -169,7 +169,7 @@ class DatabaseManager:
         """
         if not callable(work):
             raise ValidationError("work must be a function", field="work", rule="type")
-        retries = at_least_one(retries, "retries", or_zero=True)
+        retries = argument(at_least(0), retries, "retries")
         if self.database.in_transaction():
             with self.transaction():
                 return work()

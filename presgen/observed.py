@@ -10,7 +10,7 @@ from typing import Any
 from .config import DatabaseConfig
 from .context import Contextual, Session, session, session_of
 from .driver_errors import require_sendable, translated
-from .errors import NoActiveTransaction
+from .errors import NoActiveTransaction, ValidationError
 
 logger = logging.getLogger("database")
 
@@ -29,6 +29,14 @@ class Observed(Contextual):
         self.query_hooks.append(self._log_slow)
         if config.debug:
             self.query_hooks.append(_log_statement)
+
+    def execute(self, query: Any, **options: Any) -> Any:
+        try:
+            return super().execute(query, **options)  # type: ignore[misc]
+        except RecursionError:
+            raise ValidationError(
+                "a value in the statement, or the calls that lead to it, are nested too deep", rule="depth"
+            ) from None
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         require_sendable(params.values() if isinstance(params, Mapping) else params or ())

@@ -78,12 +78,6 @@ def argument(rule: Rule, value: Any, name: str) -> Any:
         raise ValidationError(message, field=name, rule=error.rule) from None
 
 
-def at_least_one(value: Any, name: str, *, or_zero: bool = False) -> int:
-    """What at_least() gives of the argument `name`."""
-    count: int = argument(at_least(0 if or_zero else 1), value, name)
-    return count
-
-
 def at_least(low: int) -> Rule:
     """A rule: a whole number from `low` on, of at most 32 bits."""
 

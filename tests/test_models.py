@@ -398,6 +398,8 @@ def test_a_field_of_another_model_is_none_of_this_ones(voice: VoiceClone) -> Non
 def test_an_upsert_is_validated_too(user: User, name: Any) -> None:
     with pytest.raises(ValidationError):
         User.insert(id=user.id, name="x").on_conflict(conflict_target=[User.id], update={User.name: name})
+    with pytest.raises(ValidationError):
+        User.insert(id=user.id, name="x").on_conflict("update", {User.name: name})
     upsert = User.insert(id=user.id, name="x").on_conflict(conflict_target=[User.id], update={"name": "Grace"})
     upsert.execute()
     stored = User.get_by_id(user.id)

@@ -264,11 +264,12 @@ class CheckedSelect(pw.ModelSelect):
 class CheckedInsert(pw.ModelInsert):
     """An INSERT whose ON CONFLICT … UPDATE goes through the validators as well."""
 
-    def on_conflict(self, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("update") is not None:
-            row = validation.argument(validation.mapping, kwargs["update"], "update")
-            kwargs["update"] = self.model.touched(self.model.cleaned(row, creating=False))
-        return super().on_conflict(*args, **kwargs)
+    def on_conflict(self, action: str | None = None, update: Any = None, **options: Any) -> Any:
+        if update is not None:
+            row = validation.argument(validation.mapping, update, "update")
+            update = self.model.touched(self.model.cleaned(row, creating=False))
+        given = {"action": action, "update": update, **options}
+        return super().on_conflict(**{name: value for name, value in given.items() if value is not None})
 
 
 def _batch_size(given: int | None, instances: Sequence[Any]) -> int:
