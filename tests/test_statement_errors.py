@@ -189,7 +189,9 @@ def test_peewees_own_errors_stay_as_they_are(db: DatabaseManager) -> None:
 
 @pytest.mark.parametrize("kind", [StatementFailed, StatementInvalid, ValueRefused, DiskFull])
 def test_a_refusal_survives_the_way_between_processes(kind: type[StatementFailed]) -> None:
-    copy = pickle.loads(pickle.dumps(kind("said", sqlstate="42703")))
+    error = kind("said")
+    error.sqlstate = "42703"
+    copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), copy.sqlstate) == (kind, "said", "42703")
     assert getattr(presgen_errors, kind.__name__) is kind
 
