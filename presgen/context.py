@@ -51,6 +51,11 @@ class Session:
         if self._is_ending:
             self._end_if_unused()
 
+    @property
+    def is_used(self) -> bool:
+        """Whether a statement is being run in it."""
+        return self._uses > 0
+
     def end(self) -> None:
         """Undo what was left open, and give the connection back; again is no error.
 

@@ -93,6 +93,13 @@ class PostgresPool(Observed, Checkout):
             self.connect(reuse_if_open=True)
             return self._state.conn
 
+    def cursor(self, named_cursor: str | None = None) -> Any:
+        """A cursor of the driver's; one that is not for our statements keeps its connection as connection() does."""
+        current = session_of(self)
+        if current is not None and not current.is_used:
+            self.connection()
+        return super().cursor(named_cursor)
+
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         """Run a statement; without a session or an open connection, on one that is in hand only for so long."""
         self._begin_for_a_statement()

@@ -164,8 +164,9 @@ class DatabaseManager:
         lost before COMMIT; there are at most `retries` repeats, with a growing, jittered pause, and none begins
         after `within` (seconds or a timedelta). When the reply to COMMIT is lost, PostgreSQL is asked what became of
         the transaction: it is repeated only if it was not applied, and CommitUnknown is raised only when nobody
-        answers. Inside a transaction it runs once: only the outermost can be repeated. `work` has to read or make the
-        rows that it writes: an instance from outside does not forget a save() that was rolled back.
+        answers. Inside a transaction it runs once: only the outermost can be repeated. `work` has to use this manager's
+        database, and to read or make the rows that it writes: what it does elsewhere is done again with each repeat,
+        and an instance from outside does not forget a save() that was rolled back.
         """
         if not callable(work):
             raise ValidationError("work must be a function", field="work", rule="type")

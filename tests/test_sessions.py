@@ -410,10 +410,11 @@ def test_a_database_as_a_block_is_a_session_and_a_transaction(pool: DatabaseMana
     assert sorted(names()) == ["0", "0", "2", "2"]
 
 
-def test_a_drivers_connection_stays_in_hand_for_the_session(pool: DatabaseManager) -> None:
+@pytest.mark.parametrize("of", [lambda database: database.connection(), lambda database: database.cursor().connection])
+def test_a_drivers_connection_stays_in_hand_for_the_session(pool: DatabaseManager, of: Callable[..., object]) -> None:
     async def main() -> None:
         for session in pool.get_session():
-            connection = session.connection()
+            connection = of(session)
             assert names() == []
             assert session.connection() is connection
             assert in_use(pool) == 1
