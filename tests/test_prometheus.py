@@ -37,8 +37,10 @@ def db(url: str) -> Iterator[DatabaseManager]:
 def parsed(text: bytes) -> Values:
     """The value of each sample by its name and labels; there is help for all, and none comes twice."""
     families = list(text_string_to_metric_families(text.decode()))
-    assert all(family.documentation.endswith(".") and family.type == "gauge" for family in families)
+    assert all(family.documentation.endswith(".") and family.type in ("gauge", "counter") for family in families)
     samples = [sample for family in families for sample in family.samples]
+    counted = {sample.name for family in families if family.type == "counter" for sample in family.samples}
+    assert counted == {sample.name for sample in samples if sample.name.endswith("_total")}
     values = {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples}
     assert len(values) == len(samples)
     return values
@@ -76,7 +78,11 @@ def test_the_exposition_has_the_values_of_the_metrics(
         (("state", "in_use"),),
         (("state", "idle"),),
     }
-    assert values["presgen_pool_max_connections", ()] == metrics["pool"]["max_connections"]
+    pool = metrics["pool"]
+    assert values["presgen_pool_max_connections", ()] == pool["max_connections"]
+    assert (values["presgen_pool_waiting", ()], values["presgen_pool_waited_seconds_total", ()]) == (0, 0)
+    for event in ("created", "recycled", "dead", "timeouts"):
+        assert values["presgen_pool_events_total", (("event", event),)] == pool[event]
     assert (("presgen_dead_tuples", ()) in values) == (db.config.backend != "sqlite")
 
 
