@@ -308,7 +308,7 @@ def test_sqlite_enforces_foreign_keys_and_waits_for_the_writer(tmp_path: Any) ->
         with pytest.raises(pw.IntegrityError, match="FOREIGN KEY"):
             VoiceClone.create(name="v", s3_path="/v.wav", owner=404)
         assert manager.database.journal_mode == "wal"
-        assert manager.pool_stats() == {"in_use": 1, "idle": 0, "max_connections": 0}
+        assert manager.pool_stats().items() >= {"in_use": 1, "idle": 0, "max_connections": 0, "waiting": 0}.items()
 
 
 def test_an_old_sqlite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
