@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 import uuid
 from typing import Any, Final
 
@@ -67,8 +68,15 @@ class SqliteFile(Observed, pw.SqliteDatabase):
         self.observe(config)
 
     def connect(self, reuse_if_open: bool = False) -> bool:
+        deadline = time.monotonic() + self.config.pool_timeout
         try:
-            return translated(super().connect, reuse_if_open)
+            while True:
+                try:
+                    return translated(super().connect, reuse_if_open)
+                except DatabaseBusy:  # SQLite does not wait for another process that turns to the write-ahead log
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.01)
         except (StatementFailed, DatabaseBusy) as error:
             raise DatabaseUnavailable(
                 f"cannot open {self.config.safe_url}: {error}; does its folder exist, and may you write there?"
