@@ -22,6 +22,7 @@ import imageio_ffmpeg
 import psycopg2
 import pytest
 from fixtures.servers import Server
+from fixtures.waiting import wait_until
 
 from presgen import DatabaseManager, JobStatus, PresentationJob, User, VoiceClone
 from presgen.embedded import EmbeddedServer
@@ -307,7 +308,10 @@ def test_no_worker_left_ends_the_demo_with_the_end_of_a_log(
 ) -> None:
     words = demo_words("--folder", own_folder, "--jobs", "1", "--workers", "1", "--database", database_url)
     with started(words, own_folder) as process:
-        kill(ask(f"SELECT worker FROM presentation_jobs WHERE status IN {RUNNING}"))
+        worker = ask(f"SELECT worker FROM presentation_jobs WHERE status IN {RUNNING}")
+        log = own_folder / "worker-1.log"
+        wait_until(lambda: "pending -> processing_slides" in log.read_text())  # a claim is stored before it is logged
+        kill(worker)
         code, _, errors = end_of(process)
     assert code == 1
     assert last_line(errors).startswith("Error: no worker is left: worker-1 ended by SIGKILL")
