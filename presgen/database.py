@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
 import peewee as pw
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_INTRANS
 
+from .acting import NOBODY, Acting, acting_on
 from .config import DatabaseConfig
 from .context import Session, is_coroutine, session_of
 from .driver_errors import CONNECTION_LOST, is_lost, translated
@@ -21,14 +22,12 @@ from .errors import (
     TransactionAborted,
 )
 from .fetched import FetchedCursor
-from .observed import Observed
+from .observed import WRITES, Observed
 from .pool import WATCHDOG, WATCHDOG_MARGIN_SECONDS, Checkout, has_something_to_read
 
-# Says of a statement whether it can change anything; values are parameters, so its text has none.
-_WRITES: Final = re.compile(
-    r"\b(INSERT|UPDATE|DELETE|MERGE|TRUNCATE|COPY|CREATE|ALTER|DROP|GRANT|REVOKE|REFRESH|CALL|DO)\b", re.IGNORECASE
-)
 _COMMITS: Final = re.compile(r"\s*(COMMIT|END)\b", re.IGNORECASE)
+# The names that policies and triggers read; an empty text is none.
+_TELL_ACTING: Final = "SELECT set_config('presgen.user_id', %s, true), set_config('presgen.actor', %s, true)"
 _COMMIT_UNKNOWN: Final = "the connection was lost during COMMIT: read the rows again to learn whether it was applied"
 
 
@@ -102,6 +101,8 @@ class PostgresPool(Observed, Checkout):
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         """Run a statement; without a session or an open connection, on one that is in hand only for so long."""
+        if self._needs_a_transaction():
+            return self._in_a_transaction(sql, params)
         self._begin_for_a_statement()
         with self._session_in_use() as current:
             try:
@@ -126,7 +127,7 @@ class PostgresPool(Observed, Checkout):
             raise
         except DatabaseUnavailable:
             self._detach_if_useless()
-            may_be_stored = (commits_itself and _WRITES.search(sql)) or _COMMITS.match(sql)
+            may_be_stored = (commits_itself and WRITES.search(sql)) or _COMMITS.match(sql)
             if may_be_stored and is_lost(connection):
                 raise CommitUnknown(_COMMIT_UNKNOWN) from None
             raise
@@ -146,11 +147,25 @@ class PostgresPool(Observed, Checkout):
                 self.connect(reuse_if_open=True)
                 with self._within(self.config.connect_timeout):
                     translated(super().begin, isolation_level)
+                if acting_on(self) is not NOBODY:
+                    self._tell_acting(acting_on(self))
             except DatabaseUnavailable:
                 self._detach_if_useless()
                 raise
             finally:
                 self._give_back_if_done()
+
+    def _tell_acting(self, acting: Acting) -> None:
+        with self._session_in_use():
+            connection = self._state.conn
+            if is_lost(connection) or connection.get_transaction_status() != TRANSACTION_STATUS_INTRANS:
+                return  # which takes along what it carried
+            with self._within(self.config.connect_timeout):
+                translated(self._execute_raw, _TELL_ACTING, (str(acting.user_id or ""), acting.actor or ""))
+
+    def _execute_raw(self, sql: str, params: Any) -> None:
+        with pw.__exception_wrapper__:  # type: ignore[attr-defined]
+            self.cursor().execute(sql, params)
 
     def commit(self) -> None:
         """Commit; raises CommitUnknown when the connection is lost before the server has answered.

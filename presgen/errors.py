@@ -97,6 +97,10 @@ class ReadOnlyServer(DatabaseUnavailable):
     """The server only reads: a standby, or a primary that has been told so."""
 
 
+class AlreadyActing(PresgenError):
+    """A block acts for one user, and something inside it is to act for another one."""
+
+
 class StatementFailed(PresgenError, pw.DatabaseError):
     """The database could not execute a statement."""
 

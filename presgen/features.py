@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import signature
 from typing import Any, Final, Protocol, cast
 
 from .clock import is_sqlite
@@ -21,7 +22,10 @@ _LOCK_TIMEOUT: Final = "2s"
 class Feature(Protocol):
     """What a feature's module has. Each function runs in a transaction, and may run again and again."""
 
-    def install(self, database: Any) -> None:
+    COST: str
+    """What it costs, in a few words."""
+
+    def install(self, database: Any, **options: Any) -> None:
         """Bring the feature's tables, triggers and functions to their newest state.
 
         Raises ConfigurationError where the feature cannot be had.
@@ -41,18 +45,22 @@ def find_feature(name: str) -> Feature:
     return cast(Feature, import_module(f".ext.{name}", __package__))
 
 
-def install_feature(database: Any, name: str) -> None:
+def install_feature(database: Any, name: str, **options: Any) -> None:
     """Install a feature in one transaction. Raises ConfigurationError, MigrationError when migrations are pending.
 
     Raises DatabaseBusy, which is safe to retry, when other transactions held the locks that it needs.
     """
     feature = find_feature(name)
+    known = list(signature(feature.install).parameters)[1:]
+    unknown = sorted(options.keys() - set(known))
+    if unknown:
+        raise ConfigurationError(f"{name} has no option {shown(unknown[0])}; its options: {', '.join(known) or 'none'}")
     with session(database), database.atomic():
         _keep_others_out(database)
         pending = Migrator(database).pending()
         if pending:
             raise MigrationError(f"{name} needs the newest schema and {pending[0]} is pending; run: presgen migrate")
-        feature.install(database)
+        feature.install(database, **options)
 
 
 def uninstall_feature(database: Any, name: str) -> None:

@@ -1,4 +1,4 @@
-"""FetchedCursor: the rows of a statement whose connection has gone back already."""
+"""FetchedCursor: the rows of a statement whose connection or transaction is over already."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class FetchedCursor:
     """What a driver's cursor offers once its statement has run, without its connection."""
 
     def __init__(self, cursor: Any) -> None:
-        self.description, self.rowcount = cursor.description, cursor.rowcount
-        self.statusmessage = cursor.statusmessage
         self._rows = iter(cursor.fetchall() if cursor.description else ())
+        self.description, self.rowcount = cursor.description, cursor.rowcount
+        self.lastrowid, self.statusmessage = cursor.lastrowid, getattr(cursor, "statusmessage", None)
         cursor.close()
 
     def __iter__(self) -> Iterator[Any]:

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import peewee as pw
 
+from .acting import ACTOR_MAX_LENGTH, acting_as
 from .clock import is_sqlite
 from .config import DatabaseConfig
 from .context import begin_lazily, session, until_closed
@@ -26,13 +28,13 @@ from .errors import ConfigurationError, PresgenError, ValidationError
 from .features import Feature, find_feature, install_feature, installed_features, uninstall_feature
 from .health import Health, examine
 from .migrator import Migrator
-from .models import MODELS, PresentationJob
+from .models import MODELS, PresentationJob, User
 from .models.fenced import in_seconds
 from .queries import get_database_metrics
 from .queue_metrics import get_queue_metrics
 from .sqlite import SqliteFile
 from .transactions import run_in_transaction
-from .validation import argument, at_least
+from .validation import argument, at_least, text
 
 logger = logging.getLogger("database")
 Result = TypeVar("Result")
@@ -177,6 +179,19 @@ class DatabaseManager:
         deadline = math.inf if within is None else time.monotonic() + in_seconds(within, "within")
         return run_in_transaction(self.database, work, retries=retries, deadline=deadline)
 
+    def acting_as(self, user: User | int | None = None, *, actor: str | None = None) -> AbstractContextManager[None]:
+        """Run the block's statements on behalf of a user, in transactions that carry user and actor to the database.
+
+        `actor` is who runs them, for the audit log, by default `user <id>`. A statement outside a transaction gets one
+        of its own. The block follows its context, as sessions do. Nested blocks may name another actor; another user
+        raises AlreadyActing.
+        """
+        if user is None and actor is None:
+            raise ValidationError("acting_as() needs a user, an actor, or both", field="user", rule="required")
+        user_id = None if user is None else User.id.clean_value(user._pk if isinstance(user, User) else user)
+        actor = None if actor is None else argument(partial(text, max_length=ACTOR_MAX_LENGTH), actor, "actor")
+        return acting_as(self.database, user_id, actor)
+
     # Schema
 
     @property
@@ -209,12 +224,13 @@ class DatabaseManager:
 
     # Features
 
-    def install(self, feature: str) -> None:
+    def install(self, feature: str, **options: Any) -> None:
         """Install an opt-in feature in the database; again is no error, and brings it to its newest state.
 
-        Raises ConfigurationError for a feature that does not exist, or not on this backend.
+        `options` are those of the feature's own `install()`. Raises ConfigurationError for a feature or an option that
+        does not exist, or not on this backend.
         """
-        self.run_in_transaction(lambda: install_feature(self.database, feature))
+        self.run_in_transaction(lambda: install_feature(self.database, feature, **options))
 
     def uninstall(self, feature: str) -> None:
         """Take a feature away, and what it has stored; raises ConfigurationError for one that does not exist."""

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Final
 
+from .acting import NOBODY, Acting, acting_on
 from .config import DatabaseConfig
 from .context import Contextual, Session, session, session_of
-from .driver_errors import require_sendable, translated
-from .errors import NoActiveTransaction, ValidationError
+from .driver_errors import CONNECTION_LOST, require_sendable, translated
+from .errors import CommitUnknown, ConfigurationError, DatabaseUnavailable, NoActiveTransaction, ValidationError
+from .fetched import FetchedCursor
 
 logger = logging.getLogger("database")
+
+# Says of a statement whether it can change anything; values are parameters, so its text has none.
+WRITES: Final = re.compile(
+    r"\b(INSERT|UPDATE|DELETE|MERGE|TRUNCATE|COPY|CREATE|ALTER|DROP|GRANT|REVOKE|REFRESH|CALL|DO)\b", re.IGNORECASE
+)
+_BEGINS: Final = re.compile(r"\s*(BEGIN|START)\b", re.IGNORECASE)
 
 
 class Observed(Contextual):
@@ -82,6 +91,34 @@ class Observed(Contextual):
     def answering_within(self, seconds: float) -> AbstractContextManager[None]:
         """Give the server so long for each answer in the block; a database of this process answers at once."""
         return nullcontext()
+
+    # On whose behalf
+
+    def tell_acting_if_in_transaction(self) -> None:
+        """Let the open transaction, if there is one, carry what the context's block of acting_as() says."""
+        if self.in_transaction():  # type: ignore[attr-defined]
+            self._tell_acting(acting_on(self))
+
+    def _tell_acting(self, acting: Acting) -> None:
+        """Let the open transaction carry the user and the actor until its end, or until the next call."""
+        raise AssertionError(f"{type(self).__name__} tells nobody")
+
+    def _needs_a_transaction(self) -> bool:
+        """Whether a statement has nobody to carry the user and the actor for it."""
+        return acting_on(self) is not NOBODY and not self.in_transaction()  # type: ignore[attr-defined]
+
+    def _in_a_transaction(self, sql: str, params: Any) -> Any:
+        """Run a statement in a transaction of its own."""
+        if _BEGINS.match(sql):
+            raise ConfigurationError("inside acting_as() a transaction begins with `with db.transaction():`")
+        try:
+            with self.atomic():  # type: ignore[attr-defined]
+                cursor = self.execute_sql(sql, params)
+                return cursor if isinstance(cursor, FetchedCursor) else FetchedCursor(cursor)
+        except CommitUnknown:
+            if WRITES.search(sql):
+                raise
+        raise DatabaseUnavailable(CONNECTION_LOST)
 
     def _log_query(self, sql: str, params: Any) -> None:
         """Keep peewee's own debug log, which prints parameters, silent."""

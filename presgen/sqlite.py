@@ -9,13 +9,19 @@ from typing import Any, Final
 
 import peewee as pw
 
+from .acting import NOBODY, Acting, acting_on
 from .config import DatabaseConfig
 from .driver_errors import translated
 from .errors import ConfigurationError, ConstraintViolation, DatabaseBusy, DatabaseUnavailable, StatementFailed
-from .observed import Observed
+from .observed import WRITES, Observed
 from .pool import NO_CONNECTIONS
 
 _PRAGMAS: Final = {"foreign_keys": 1, "synchronous": "normal"}
+
+# SQLite has no settings of a transaction, but only one transaction that writes: a row that is gone at its end is one.
+_HAS_ACTING: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'presgen_acting'"
+_FORGET_ACTING: Final = "DELETE FROM presgen_acting"
+_TELL_ACTING: Final = "INSERT INTO presgen_acting (user_id, actor) VALUES (?, ?)"
 
 
 class _Cursor(sqlite3.Cursor):
@@ -86,6 +92,8 @@ class SqliteFile(Observed, pw.SqliteDatabase):
         return super().connection().cursor(_Cursor)  # type: ignore[no-untyped-call]
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
+        if WRITES.search(sql) and self._needs_a_transaction():  # who reads is asked nowhere
+            return self._in_a_transaction(sql, params)
         try:
             return super().execute_sql(sql, params)
         except ConstraintViolation as error:
@@ -103,6 +111,8 @@ class SqliteFile(Observed, pw.SqliteDatabase):
         return next((index.name for index in indexes if index.unique and index.columns == names), None)
 
     def commit(self) -> None:
+        if acting_on(self) is not NOBODY:
+            self._tell_acting(NOBODY)
         translated(super().commit)
 
     def rollback(self) -> None:
@@ -113,6 +123,19 @@ class SqliteFile(Observed, pw.SqliteDatabase):
 
     def begin(self, lock_type: str | None = None) -> None:
         translated(super().begin, lock_type)
+        if acting_on(self) is not NOBODY:
+            self._tell_acting(acting_on(self))
+
+    def _tell_acting(self, acting: Acting) -> None:
+        """Store it where triggers look, if there is such a table; it never outlives the transaction."""
+        if not self._run(_HAS_ACTING).fetchone():
+            return
+        self._run(_FORGET_ACTING)
+        if acting is not NOBODY:
+            self._run(_TELL_ACTING, (acting.user_id, acting.actor))
+
+    def _run(self, sql: str, params: Any = ()) -> Any:
+        return translated(_wrapped, self.cursor().execute, sql, params)
 
     def close_all(self) -> None:
         """Close this thread's connection, and with it, for a database in memory, all its data."""

@@ -158,7 +158,7 @@ def test_the_commands_list_install_and_uninstall(postgresql: str, url: str) -> N
         return result.stdout
 
     heading, row = presgen("features").splitlines()
-    assert heading.split() == ["feature", "installed", "what", "it", "is"]
+    assert heading.split() == ["feature", "installed", "what", "it", "is", "what", "it", "costs"]
     assert row.split()[:4] == ["notify", "no", "workers", "hear"]
     assert presgen("install", "notify") == "notify is installed\n"
     assert presgen("features").splitlines()[1].split()[:2] == ["notify", "yes"]

@@ -14,15 +14,19 @@ from .connection import open_manager
 def features_command(context: click.Context) -> None:
     """List the opt-in features, and which of them the database has."""
     installed = open_manager(context).features()
-    print_table(("feature", "installed", "what it is"), [_row(name, name in installed) for name in FEATURES])
+    print_table(
+        ("feature", "installed", "what it is", "what it costs"), [_row(name, name in installed) for name in FEATURES]
+    )
 
 
 @click.command("install")
 @click.argument("feature", metavar="NAME")
+@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="An option of the feature's.")
 @click.pass_context
-def install_command(context: click.Context, feature: str) -> None:
+def install_command(context: click.Context, feature: str, settings: tuple[str, ...]) -> None:
     """Install a feature, or bring it to its newest state."""
-    open_manager(context).install(feature)
+    options = dict(setting.partition("=")[::2] for setting in settings)
+    open_manager(context).install(feature, **options)
     click.echo(f"{feature} is installed")
 
 
@@ -35,6 +39,7 @@ def uninstall_command(context: click.Context, feature: str) -> None:
     click.echo(f"{feature} is not installed")
 
 
-def _row(name: str, is_installed: bool) -> tuple[str, str, str]:
-    said = find_feature(name).__doc__ or ""
-    return name, "yes" if is_installed else "no", said.partition("\n")[0].removeprefix(f"{name}: ")
+def _row(name: str, is_installed: bool) -> tuple[str, ...]:
+    feature = find_feature(name)
+    said = (feature.__doc__ or "").partition("\n")[0].removeprefix(f"{name}: ")
+    return name, "yes" if is_installed else "no", said, feature.COST

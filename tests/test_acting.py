@@ -1,0 +1,232 @@
+"""acting_as(): every transaction of the block carries the user and the actor, and nothing outside of it does."""
+
+from __future__ import annotations
+
+import contextvars
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from fixtures.rows import Enqueue
+
+from presgen import DatabaseManager, PresentationJob, User, ValidationError, VoiceClone
+from presgen.errors import AlreadyActing, ConfigurationError, ConstraintViolation, DatabaseUnavailable
+
+Carried = tuple[int | None, str | None]
+NOTHING: Carried = (None, None)
+
+_SEEN = """
+CREATE TABLE seen (user_id BIGINT, actor TEXT)
+"""
+_POSTGRESQL = (
+    """
+    CREATE FUNCTION note_acting() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO seen VALUES (nullif(current_setting('presgen.user_id', true), '')::bigint,
+            nullif(current_setting('presgen.actor', true), ''));
+        RETURN NULL;
+    END $$
+    """,
+    "CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON users FOR EACH ROW EXECUTE FUNCTION note_acting()",
+)
+_SQLITE = (
+    "CREATE TABLE presgen_acting (user_id INTEGER, actor TEXT)",
+    *(
+        f"""
+        CREATE TRIGGER note_{event} AFTER {event} ON users FOR EACH ROW
+        BEGIN
+            INSERT INTO seen VALUES ((SELECT user_id FROM presgen_acting), (SELECT actor FROM presgen_acting));
+        END
+        """
+        for event in ("INSERT", "UPDATE", "DELETE")
+    ),
+)
+
+
+@pytest.fixture
+def manager(url: str, backend: str) -> Iterator[DatabaseManager]:
+    """A database whose triggers note what each write of a user carried."""
+    with DatabaseManager(url) as manager:
+        for statement in (_SEEN, *(_SQLITE if backend == "sqlite" else _POSTGRESQL)):
+            manager.database.execute_sql(statement)
+        yield manager
+
+
+@pytest.fixture
+def carried(manager: DatabaseManager) -> Any:
+    """What the writes since the last look carried."""
+
+    def carried() -> list[Carried]:
+        with manager.transaction():
+            rows = manager.database.execute_sql("SELECT user_id, actor FROM seen").fetchall()
+            manager.database.execute_sql("DELETE FROM seen")
+        return [tuple(row) for row in rows]
+
+    return carried
+
+
+def test_every_write_of_the_block_carries_user_and_actor(manager: DatabaseManager, carried: Any) -> None:
+    ada = User.create(name="Ada")
+    assert carried() == [NOTHING]
+    with manager.acting_as(ada, actor="support"):
+        ada.name = "Ada L."
+        ada.save()
+        User.update(name="Countess").where(User.id == ada.id).execute()
+        manager.database.execute_sql("UPDATE users SET name = 'Raw'")
+        with manager.transaction():
+            ada.delete_instance()
+    assert set(carried()) == {(ada.id, "support")}  # SQLite sets updated_at by a write of its own
+    User.create(name="Eve")
+    assert carried() == [NOTHING]
+
+
+def test_the_actor_is_the_user_where_none_is_named(manager: DatabaseManager, carried: Any) -> None:
+    ada = User.create(name="Ada")
+    with manager.acting_as(ada.id):
+        User.create(name="Bob")
+    with manager.acting_as(actor="nightly"):
+        User.create(name="Eve")
+    assert carried() == [NOTHING, (ada.id, f"user {ada.id}"), (None, "nightly")]
+
+
+def test_sessions_inside_and_around_change_nothing(manager: DatabaseManager, carried: Any) -> None:
+    with manager.session(), manager.acting_as(7):
+        User.create(name="Ada")
+        with manager.session(), manager.transaction(), manager.transaction():
+            User.create(name="Bob")
+        for database in manager.get_session():
+            database.execute_sql("UPDATE users SET name = 'Eve'")
+    assert set(carried()) == {(7, "user 7")}
+
+
+def test_an_open_transaction_carries_them_as_long_as_the_block_lasts(manager: DatabaseManager, carried: Any) -> None:
+    with manager.transaction():
+        User.create(name="Ada")
+        with manager.acting_as(7, actor="one"):
+            User.create(name="Bob")
+            with manager.acting_as(actor="two"):
+                User.create(name="Cyd")
+            User.create(name="Dan")
+        User.create(name="Eve")
+    assert carried() == [NOTHING, (7, "one"), (7, "two"), (7, "one"), NOTHING]
+
+
+def test_a_savepoint_that_is_undone_takes_nothing_along(manager: DatabaseManager, carried: Any) -> None:
+    with manager.transaction(), manager.acting_as(7):
+        with suppress(ConstraintViolation), manager.transaction(), manager.acting_as(actor="doomed"):
+            manager.database.execute_sql("UPDATE users SET name = ''")
+            manager.database.execute_sql("INSERT INTO users (name) VALUES ('')")
+        User.create(name="Ada")
+    assert carried() == [(7, "user 7")]
+
+
+def test_another_user_inside_is_refused(manager: DatabaseManager) -> None:
+    with manager.acting_as(7), pytest.raises(AlreadyActing, match="acts as user 7.*as user 8"), manager.acting_as(8):
+        pass
+    with manager.acting_as(8), manager.acting_as(8):
+        pass
+
+
+def test_an_error_in_the_block_comes_through_and_ends_it(manager: DatabaseManager, carried: Any) -> None:
+    for _ in range(2):
+        with pytest.raises(ConstraintViolation), manager.acting_as(7), manager.transaction():
+            manager.database.execute_sql("INSERT INTO users (name) VALUES ('')")
+    with pytest.raises(ConstraintViolation), manager.transaction(), manager.acting_as(7):
+        manager.database.execute_sql("INSERT INTO users (name) VALUES ('')")
+    User.create(name="Ada")
+    assert carried() == [NOTHING]
+
+
+def test_neither_the_pools_connections_nor_the_table_keep_anything(manager: DatabaseManager, backend: str) -> None:
+    with manager.acting_as(7, actor="x"):
+        User.create(name="Ada")
+    with manager.session() as database:
+        if backend == "sqlite":
+            rows = database.execute_sql("SELECT * FROM presgen_acting").fetchall()
+        else:
+            rows = database.execute_sql(
+                "SELECT 1 WHERE current_setting('presgen.user_id', true) || current_setting('presgen.actor', true) > ''"
+            ).fetchall()
+    assert rows == []
+
+
+def test_another_thread_acts_for_nobody_and_its_own_context_for_whom_it_says(
+    manager: DatabaseManager, carried: Any
+) -> None:
+    def write(name: str) -> None:
+        User.create(name=name)
+
+    def run(target: Any, *arguments: Any) -> None:
+        thread = threading.Thread(target=target, args=arguments)
+        thread.start()
+        thread.join()
+
+    with manager.acting_as(7):
+        run(write, "alone")
+        run(contextvars.copy_context().run, write, "along")
+    assert carried() == [NOTHING, (7, "user 7")]
+
+
+def test_jobs_go_through_their_life(manager: DatabaseManager) -> None:
+    ada = User.create(name="Ada")
+    voice = VoiceClone.create(name="Ada", s3_path="/ada.wav", owner=ada)
+    row = {"owner": ada, "voice_clone": voice, "s3_pptx_path": "/a.pptx"}
+    with manager.acting_as(ada):
+        assert PresentationJob.enqueue_many([row, row]) == 2
+        job, _ = PresentationJob.claim("w", limit=2)
+        job.heartbeat(progress=0.5)
+        job.complete(s3_video_path="/a.mp4")
+    assert [job.status for job in PresentationJob.select().order_by(PresentationJob.id)] == [
+        "completed",
+        "processing_slides",
+    ]
+
+
+def test_run_in_transaction_carries_them(manager: DatabaseManager, carried: Any) -> None:
+    with manager.acting_as(7):
+        manager.run_in_transaction(lambda: User.create(name="Ada"))
+    assert carried() == [(7, "user 7")]
+
+
+@pytest.mark.parametrize("given", [{}, {"actor": ""}, {"actor": "x" * 256}, {"user": "ada"}, {"user": User(name="?")}])
+def test_whom_nobody_can_be_is_refused(db: DatabaseManager, given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        db.acting_as(**given)
+
+
+def test_a_transaction_begun_by_hand_is_refused(db: DatabaseManager) -> None:
+    with db.acting_as(7), pytest.raises(ConfigurationError, match=r"db\.transaction"):
+        db.database.execute_sql("begin" if db.config.backend == "postgresql" else "BEGIN; DELETE FROM users")
+
+
+def test_the_statements_that_it_costs(db: DatabaseManager, statements: list[str], enqueue: Enqueue) -> None:
+    statements.clear()
+    with db.acting_as(7):
+        assert User.select().count() == 1
+    assert len(statements) == 1
+
+
+def test_a_lost_connection_is_told_as_one(db: DatabaseManager, postgresql: str) -> None:
+    pid = db.database.execute_sql("SELECT pg_backend_pid()").fetchone()[0]
+    with db.session(), db.acting_as(7):
+        pid = db.database.execute_sql("SELECT pg_backend_pid()").fetchone()[0]
+        other = DatabaseManager(db.config)
+        database = other._opened(db.config)
+        database.execute_sql("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+        database.close_all()
+        with pytest.raises(DatabaseUnavailable):
+            User.select().count()
+    assert User.select().count() == 0
+
+
+def test_a_sqlite_file_without_the_table_is_left_alone(tmp_path: Any, sqlite_template: Any) -> None:
+    path = tmp_path / "plain.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    with DatabaseManager(f"sqlite:///{path}") as manager, manager.acting_as(7):
+        User.create(name="Ada")
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT name FROM users").fetchall() == [("Ada",)]
+    connection.close()
