@@ -24,6 +24,7 @@ from .embedded import EmbeddedServer
 from .errors import ConfigurationError, InvalidTransition, MissingExtra
 from .manager import DatabaseManager
 from .models import PresentationJob, User, VoiceClone
+from .passwords import cheap_hashes
 from .status import RUNNING, JobStatus
 from .worker import Worker
 
@@ -166,6 +167,13 @@ def make_job(
 def _unique() -> str:
     """What no other process makes either: some databases are shared."""
     return uuid.uuid4().hex[:12]
+
+
+@pytest.fixture
+def presgen_fast_passwords() -> Iterator[None]:
+    """Password hashes that cost next to nothing, for as long as the test runs."""
+    with cheap_hashes():
+        yield
 
 
 # The life of a job

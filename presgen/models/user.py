@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import peewee as pw
 
 from .. import passwords, validation
+from ..context import session
+from ..errors import ValidationError
 from ..fields import EmailField, FlagField, IdField, MomentField, VarcharField
 from .base import BaseModel
 
@@ -45,14 +48,45 @@ class User(BaseModel):
         self.password_hash = passwords.hash_password(password)
 
     def check_password(self, password: str) -> bool:
-        """Whether it is the user's password. A hash of an older kind is replaced once it has matched."""
-        if not self.password_hash or not passwords.verify_password(self.password_hash, password):
+        """Whether it is the user's password. A hash of an older kind or cost is replaced once it has matched."""
+        if not self.password_hash:
             return False
-        if passwords.needs_rehash(self.password_hash):
-            self.set_password(password)
-            if self._pk is not None:
-                self.save(only=[User.password_hash])
-        return True
+        matches, newer = passwords.verify_and_update(self.password_hash, password)
+        if newer is not None:
+            self._replace_hash(newer)
+        return matches
+
+    def _replace_hash(self, newer: str) -> None:
+        """Store a better hash of the same password, unless another password has been set meanwhile."""
+        model, row = type(self), {User.password_hash: newer}
+        if self._pk is None or "password_hash" in self._dirty:
+            self.password_hash = newer
+            return
+        update = pw.ModelUpdate(model, model.touched(row))
+        unchanged = update.where(model.id == self._pk, model.password_hash == self.password_hash)
+        with session(self._meta.database):
+            stored = next(iter(unchanged.returning(model.updated_at).tuples().execute()), None)
+        if stored is not None:
+            self.take_over({**row, model.updated_at: stored[0]})
+
+    @classmethod
+    def authenticate(cls, email: str, password: str) -> User | None:
+        """The active user with that address and password, or None, which takes the same work.
+
+        Raises MissingExtra without `presgen[passwords]`.
+        """
+        user = None
+        with suppress(ValidationError):  # what is no address is nobody's
+            user = cls.get_or_none(cls.email == cls.email.clean_value(email))
+        return cls.verified(user, password)
+
+    @classmethod
+    def verified(cls, user: User | None, password: str) -> User | None:
+        """The user, if there is one, who is active and whose password it is; for a caller who has looked it up."""
+        if user is None or not user.is_active or not user.password_hash:
+            passwords.verify_in_vain(password)
+            return None
+        return user if user.check_password(password) else None
 
 
 User.add_index(User.index(User.name, name="idx_users_name"))

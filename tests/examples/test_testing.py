@@ -98,3 +98,12 @@ def test_the_schema_is_built_once_in_a_run(folder: Path) -> None:
     done = run(folder)
     assert list(outcomes(done).values()) == ["PASSED"] * 6, done.stdout
     assert (folder / "migrated").read_text() == "x"
+
+
+def test_passwords_are_fast_where_a_test_asks_for_it(folder: Path) -> None:
+    (folder / "test_it.py").write_text(
+        "from presgen.passwords import hash_password\n"
+        "def test_fast(presgen_fast_passwords): assert 'm=8,t=1,p=1' in hash_password('x')\n"
+        "def test_slow(): assert 'm=19456,t=2,p=1' in hash_password('x')\n"
+    )
+    assert outcomes(run(folder)) == {"test_fast": "PASSED", "test_slow": "PASSED"}
