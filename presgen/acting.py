@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 from .errors import AlreadyActing, DatabaseUnavailable
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -56,3 +59,16 @@ def acting_as(database: Any, user_id: int | None, actor: str | None) -> Iterator
         _ACTING.set(before)
         with suppress(DatabaseUnavailable):  # a transaction that is lost carries nothing any more
             database.tell_acting_if_in_transaction()
+
+
+def acting_alike(database: Any, call: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """The call, for another thread to make on behalf of this context's user and actor."""
+    here = acting_on(database)
+    if here is NOBODY:
+        return call
+
+    def call_alike(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with acting_as(database, here.user_id, here.actor):
+            return call(*args, **kwargs)
+
+    return call_alike

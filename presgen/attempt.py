@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from .acting import acting_alike
 from .context import contained
 from .errors import JobCancelled, LeaseLost
 from .heartbeat import Heartbeat
@@ -39,7 +40,7 @@ class Attempt:
         self._is_abandoned = False
         job.waits_out_outages = True
         every = self._lease_seconds / HEARTBEATS_PER_LEASE
-        keep_alive = job.lease_keeper().keep_alive
+        keep_alive = acting_alike(self._database, job.lease_keeper().keep_alive)
         self._heartbeat = Heartbeat(keep_alive, every_seconds=every, name=f"heartbeat of job {job.id}")
 
     def run(self) -> None:

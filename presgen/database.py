@@ -11,7 +11,7 @@ from typing import Any, Final
 import peewee as pw
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_INTRANS
 
-from .acting import NOBODY, Acting, acting_on
+from .acting import Acting
 from .config import DatabaseConfig
 from .context import Session, is_coroutine, session_of
 from .driver_errors import CONNECTION_LOST, is_lost, translated
@@ -147,8 +147,7 @@ class PostgresPool(Observed, Checkout):
                 self.connect(reuse_if_open=True)
                 with self._within(self.config.connect_timeout):
                     translated(super().begin, isolation_level)
-                if acting_on(self) is not NOBODY:
-                    self._tell_acting(acting_on(self))
+                self._tell_acting_from_begin()
             except DatabaseUnavailable:
                 self._detach_if_useless()
                 raise

@@ -99,6 +99,16 @@ class Observed(Contextual):
         if self.in_transaction():  # type: ignore[attr-defined]
             self._tell_acting(acting_on(self))
 
+    def _tell_acting_from_begin(self) -> None:
+        """Let the transaction carry it that has just begun, and that nobody would end if this failed."""
+        if acting_on(self) is NOBODY:
+            return
+        try:
+            self._tell_acting(acting_on(self))
+        except BaseException:
+            self.rollback()  # type: ignore[attr-defined]
+            raise
+
     def _tell_acting(self, acting: Acting) -> None:
         """Let the open transaction carry the user and the actor until its end, or until the next call."""
         raise AssertionError(f"{type(self).__name__} tells nobody")

@@ -123,8 +123,7 @@ class SqliteFile(Observed, pw.SqliteDatabase):
 
     def begin(self, lock_type: str | None = None) -> None:
         translated(super().begin, lock_type)
-        if acting_on(self) is not NOBODY:
-            self._tell_acting(acting_on(self))
+        self._tell_acting_from_begin()
 
     def _tell_acting(self, acting: Acting) -> None:
         """Store it where triggers look, if there is such a table; it never outlives the transaction."""

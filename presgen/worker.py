@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from queue import Empty, SimpleQueue
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import peewee as pw
 
+from .acting import Arguments, acting_alike
 from .attempt import ABANDON_SECONDS, Attempt, Handler
 from .errors import ConfigurationError, HandlerStuck, PresgenError, ValidationError
 from .models import PresentationJob
@@ -104,7 +106,9 @@ class Worker:
             signal.SIGUSR2: lambda _: self.resume(),
         }
         # Claims have a thread of their own: a statement that waits for its server must not keep signals waiting.
-        dispatcher = threading.Thread(target=self._dispatch, name=f"dispatcher of {self.name}", daemon=True)
+        dispatcher = threading.Thread(
+            target=self._alike(self._dispatch), name=f"dispatcher of {self.name}", daemon=True
+        )
         with acting_on(actions), self.manager.wake_ups(self._wake):
             dispatcher.start()
             try:
@@ -186,7 +190,8 @@ class Worker:
     def _start(self, job: PresentationJob) -> None:
         attempt = Attempt(job, self.handler)
         self._in_hand.add(attempt)
-        threading.Thread(target=self._carry_out, args=(attempt,), name=f"job-{job.id}", daemon=True).start()
+        carry_out = self._alike(self._carry_out)
+        threading.Thread(target=carry_out, args=(attempt,), name=f"job-{job.id}", daemon=True).start()
 
     def _carry_out(self, attempt: Attempt) -> None:
         try:
@@ -244,9 +249,13 @@ class Worker:
             except (PresgenError, pw.PeeweeException) as error:
                 logger.warning("%s: job %s waits for its lease to end: %s", self.name, attempt.job_id, error)
 
-        thread = threading.Thread(target=write, name=f"end of job {attempt.job_id}", daemon=True)
+        thread = threading.Thread(target=self._alike(write), name=f"end of job {attempt.job_id}", daemon=True)
         thread.start()
         thread.join(2 * ABANDON_SECONDS)
+
+    def _alike(self, call: Callable[Arguments, None]) -> Callable[Arguments, None]:
+        """The call, for a thread of the worker's that acts for whom the caller of run() acts."""
+        return acting_alike(self.manager.database, call)
 
     def _wake(self) -> None:
         self._wake_ups.put(None)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
+import random
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.rows import Enqueue
+from fixtures.waiting import wait_until
 
-from presgen import DatabaseManager, PresentationJob, User, ValidationError, VoiceClone
-from presgen.errors import AlreadyActing, ConfigurationError, ConstraintViolation, DatabaseUnavailable
+from presgen import DatabaseManager, PresentationJob, User, ValidationError, VoiceClone, Worker
+from presgen.errors import AlreadyActing, ConfigurationError, ConstraintViolation, StatementInvalid
+from presgen.ext.executor import SessionExecutor
 
 Carried = tuple[int | None, str | None]
 NOTHING: Carried = (None, None)
@@ -123,6 +128,58 @@ def test_a_savepoint_that_is_undone_takes_nothing_along(manager: DatabaseManager
     assert carried() == [(7, "user 7")]
 
 
+class Boom(Exception):
+    pass
+
+
+class Program:
+    """Nested blocks at random, with errors at random places, and what their writes that stay should have carried."""
+
+    def __init__(self, manager: DatabaseManager, seed: int) -> None:
+        self.manager, self.random = manager, random.Random(seed)
+        self.expected: list[Carried] = []
+
+    def block(self, acting: Carried, depth: int) -> None:
+        kinds = [self.write, self.write, *([self.act, self.transact, self.session] if depth < 5 else [])]
+        for _ in range(self.random.randint(1, 3)):
+            self.random.choice(kinds)(acting, depth)
+        if self.random.random() < 0.2:
+            raise Boom
+
+    def write(self, acting: Carried, _depth: int) -> None:
+        User.create(name="somebody")
+        self.expected.append(acting)
+
+    def act(self, acting: Carried, depth: int) -> None:
+        user, actor = acting[0] or self.random.choice([1, 2]), self.random.choice([None, "one", "two"])
+        inner = (user, actor or acting[1] or f"user {user}")
+        with suppress(Boom), self.manager.acting_as(user, actor=actor):
+            self.block(inner, depth + 1)
+
+    def transact(self, acting: Carried, depth: int) -> None:
+        before = len(self.expected)
+        try:
+            with self.manager.transaction():
+                self.block(acting, depth + 1)
+        except Boom:
+            del self.expected[before:]
+
+    def session(self, acting: Carried, depth: int) -> None:
+        with suppress(Boom), self.manager.session():
+            self.block(acting, depth + 1)
+
+
+def test_blocks_nested_at_random_carry_what_they_say(manager: DatabaseManager, carried: Any) -> None:
+    seen = set()
+    for seed in range(60):
+        program = Program(manager, seed)
+        with suppress(Boom):
+            program.block(NOTHING, 0)
+        assert Counter(carried()) == Counter(program.expected), seed
+        seen.update(program.expected)
+    assert len(seen) > 5
+
+
 def test_another_user_inside_is_refused(manager: DatabaseManager) -> None:
     with manager.acting_as(7), pytest.raises(AlreadyActing, match="acts as user 7.*as user 8"), manager.acting_as(8):
         pass
@@ -185,6 +242,65 @@ def test_jobs_go_through_their_life(manager: DatabaseManager) -> None:
     ]
 
 
+def test_a_worker_acts_for_whom_its_caller_does(manager: DatabaseManager, carried: Any) -> None:
+    ada = User.create(name="Ada")
+    voice = VoiceClone.create(name="Ada", s3_path="/ada.wav", owner=ada)
+    for _ in range(2):
+        PresentationJob.enqueue(owner=ada, voice_clone=voice, s3_pptx_path="/a.pptx")
+    carried()
+
+    def handle(job: PresentationJob) -> None:
+        User.create(name="made by a handler")
+        job.complete(s3_video_path="/a.mp4")
+        worker.stop()
+
+    with manager.acting_as(actor="nightly"):
+        worker = Worker(manager, handle, concurrency=1)
+        worker.run()
+        assert carried() == [(None, "nightly")]
+        worker.run_once()
+    assert carried() == [(None, "nightly")]
+
+
+def test_heartbeats_carry_them_too(manager: DatabaseManager, postgresql: str) -> None:
+    manager.database.execute_sql(
+        "CREATE TRIGGER note AFTER UPDATE ON presentation_jobs FOR EACH ROW EXECUTE FUNCTION note_acting()"
+    )
+    ada = User.create(name="Ada")
+    voice = VoiceClone.create(name="Ada", s3_path="/ada.wav", owner=ada)
+    PresentationJob.enqueue(owner=ada, voice_clone=voice, s3_pptx_path="/a.pptx")
+    (job,) = PresentationJob.claim("w")
+    manager.database.execute_sql("DELETE FROM seen")
+
+    def beats() -> list[Any]:
+        return manager.database.execute_sql("SELECT DISTINCT user_id, actor FROM seen").fetchall()
+
+    with manager.acting_as(ada, actor="loop"), job.lease(every=0.02):
+        wait_until(beats)
+    assert beats() == [(ada.id, "loop")]
+
+
+def test_a_task_of_the_executor_acts_for_nobody(manager: DatabaseManager, carried: Any) -> None:
+    with SessionExecutor(manager, 1) as threads, manager.acting_as(7):
+        threads.submit(User.create, name="Ada").result()
+    assert carried() == [NOTHING]
+
+
+def test_coroutines_act_each_for_its_own(manager: DatabaseManager, carried: Any) -> None:
+    async def write(user_id: int) -> None:
+        with manager.acting_as(user_id):
+            await asyncio.sleep(0)
+            User.create(name=f"of {user_id}")
+            await asyncio.to_thread(User.create, name=f"by a thread of {user_id}")
+
+    async def write_all() -> None:
+        await asyncio.gather(*map(write, range(1, 9)))
+        User.create(name="of nobody")
+
+    asyncio.run(write_all())
+    assert Counter(carried()) == {**{(number, f"user {number}"): 2 for number in range(1, 9)}, NOTHING: 1}
+
+
 def test_run_in_transaction_carries_them(manager: DatabaseManager, carried: Any) -> None:
     with manager.acting_as(7):
         manager.run_in_transaction(lambda: User.create(name="Ada"))
@@ -202,27 +318,18 @@ def test_a_transaction_begun_by_hand_is_refused(db: DatabaseManager) -> None:
         db.database.execute_sql("begin" if db.config.backend == "postgresql" else "BEGIN; DELETE FROM users")
 
 
-def test_the_statements_that_it_costs(db: DatabaseManager, statements: list[str], enqueue: Enqueue) -> None:
-    statements.clear()
-    with db.acting_as(7):
-        assert User.select().count() == 1
-    assert len(statements) == 1
+def test_a_transaction_that_cannot_be_told_is_not_left_open(tmp_path: Path, sqlite_template: Path) -> None:
+    path = tmp_path / "damaged.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    with DatabaseManager(f"sqlite:///{path}") as manager:
+        manager.database.execute_sql("CREATE TABLE presgen_acting (something_else TEXT)")
+        with manager.session(), pytest.raises(StatementInvalid), manager.acting_as(7):
+            User.create(name="Ada")
+        with closing(sqlite3.connect(path, timeout=0)) as another, another:
+            another.execute("INSERT INTO users (name) VALUES ('Bob')")
 
 
-def test_a_lost_connection_is_told_as_one(db: DatabaseManager, postgresql: str) -> None:
-    pid = db.database.execute_sql("SELECT pg_backend_pid()").fetchone()[0]
-    with db.session(), db.acting_as(7):
-        pid = db.database.execute_sql("SELECT pg_backend_pid()").fetchone()[0]
-        other = DatabaseManager(db.config)
-        database = other._opened(db.config)
-        database.execute_sql("SELECT pg_terminate_backend(%s, 5000)", (pid,))
-        database.close_all()
-        with pytest.raises(DatabaseUnavailable):
-            User.select().count()
-    assert User.select().count() == 0
-
-
-def test_a_sqlite_file_without_the_table_is_left_alone(tmp_path: Any, sqlite_template: Any) -> None:
+def test_a_sqlite_file_without_the_table_is_left_alone(tmp_path: Path, sqlite_template: Path) -> None:
     path = tmp_path / "plain.db"
     path.write_bytes(sqlite_template.read_bytes())
     with DatabaseManager(f"sqlite:///{path}") as manager, manager.acting_as(7):

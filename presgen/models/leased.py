@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import peewee as pw
 
+from ..acting import acting_alike
 from ..clock import backoff_time
 from ..errors import InvalidTransition, JobCancelled, PresgenError, ValidationError
 from ..heartbeat import Heartbeat
@@ -89,7 +90,8 @@ class Leased(Fenced):
             raise ValidationError(
                 f"every must be less than the lease of {self.lease_seconds:g} s", field="every", rule="range"
             )
-        with Heartbeat(self.lease_keeper().keep_alive, every_seconds=seconds, name=f"heartbeat of job {self.id}"):
+        keep_alive = acting_alike(self._meta.database, self.lease_keeper().keep_alive)
+        with Heartbeat(keep_alive, every_seconds=seconds, name=f"heartbeat of job {self.id}"):
             yield self
 
     def _sign_of_life(self: Any, row: dict[Any, Any]) -> dict[Any, Any]:
