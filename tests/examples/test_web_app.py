@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -185,3 +185,38 @@ def test_sessions_as_dependencies_of_every_kind_leave_nothing(manager: DatabaseM
 def fail_half(number: int) -> None:
     if number % 2:
         raise ZeroDivisionError
+
+
+def test_requests_act_each_for_its_own_user(manager: DatabaseManager) -> None:
+    app = FastAPI()
+
+    async def as_user(user_id: int) -> AsyncIterator[None]:
+        with manager.acting_as(user_id):
+            yield
+
+    def as_nobody(user_id: int) -> Iterator[None]:
+        with manager.acting_as(user_id):
+            yield
+
+    def carried() -> Any:
+        sql = "SELECT nullif(current_setting('presgen.user_id', true), '')"
+        return manager.database.execute_sql(sql).fetchone()[0]
+
+    @app.get("/sync", dependencies=[Depends(as_user), Depends(manager.get_session)])
+    def in_a_thread() -> Any:
+        return carried()
+
+    @app.get("/async", dependencies=[Depends(as_user)])
+    async def on_the_loop() -> Any:
+        return await asyncio.to_thread(carried)
+
+    @app.get("/nobody", dependencies=[Depends(as_nobody)])
+    def for_nobody() -> Any:
+        return carried()
+
+    with served(app) as client:
+        paths = [(path, number) for number in range(1, 101) for path in ("sync", "async", "nobody")]
+        answers = asyncio.run(at_once(client, [("GET", f"/{path}?user_id={number}", None) for path, number in paths]))
+    assert [answer.json() for answer in answers] == [
+        None if path == "nobody" else str(number) for path, number in paths
+    ]
