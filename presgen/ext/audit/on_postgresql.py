@@ -207,7 +207,7 @@ def create(database: Any, tables: Mapping[str, Sequence[str]]) -> None:
         )
         database.execute_sql(
             f"CREATE OR REPLACE TRIGGER audit_truncate AFTER TRUNCATE ON {quoted(table)} "
-            "FOR EACH STATEMENT EXECUTE FUNCTION presgen_audit()"
+            f"FOR EACH STATEMENT EXECUTE FUNCTION presgen_audit({arguments})"
         )
         for trigger in ("audit", "audit_truncate"):  # somebody may have switched it off
             database.execute_sql(f"ALTER TABLE {quoted(table)} ENABLE TRIGGER {trigger}")

@@ -16,7 +16,7 @@ from .table import literal, quoted, table_with_indexes
 
 _TABLES: Final = (
     *table_with_indexes(
-        id="INTEGER PRIMARY KEY AUTOINCREMENT",
+        id="INTEGER PRIMARY KEY",
         now=f"(strftime('{SQLITE_FORMAT}', 'now'))",
         json="TEXT",
         user_id="",
@@ -193,8 +193,10 @@ def _json(table: str, column: str, row: str, rows: Sequence[str]) -> str:
 
 def _json_of_kind(field: Any, stored: str) -> str:
     """The further branches of a CASE; what another program has stored in another form is taken as it is."""
+    is_cut = f"typeof({stored}) = 'real' AND CAST(json_quote({stored}) AS REAL) <> {stored}"  # to 15 digits
     as_it_is = (
-        f"WHEN typeof({stored}) = 'blob' THEN json_quote('\\x' || lower(hex({stored}))) ELSE json_quote({stored})"
+        f"WHEN typeof({stored}) = 'blob' THEN json_quote('\\x' || lower(hex({stored}))) "
+        f"WHEN {is_cut} THEN printf('%!.17g', {stored}) ELSE json_quote({stored})"
     )
     if isinstance(field, FlagField):
         return f"WHEN {stored} IS 1 THEN 'true' WHEN {stored} IS 0 THEN 'false' {as_it_is}"
