@@ -15,6 +15,22 @@ from presgen.cli import cli
 from presgen.errors import ConfigurationError
 from presgen.ext import audit
 
+REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"tables": "users,people"}, "audit knows no table 'people'; those of presgen are users"),
+    ({"tables": "audit_log"}, "audit knows no table 'audit_log'"),
+    ({"tables": []}, "audit needs a table"),
+    ({"tables": ""}, "audit needs a table"),
+    ({"tables": [1]}, "audit's tables must be names, not of type int"),
+    ({"exclude": [[]]}, "audit's exclude must be names, not of type list"),
+    ({"tables": "keyless"}, "audit needs a whole-number id, which the table 'keyless' does not have"),
+    ({"exclude": "users.mail"}, "audit cannot exclude 'users.mail'"),
+    ({"exclude": "mail"}, "audit cannot exclude 'mail'"),
+    ({"exclude": "id"}, "audit cannot exclude 'id'"),
+    ({"exclude": "users.id"}, "audit cannot exclude 'users.id'"),
+    ({"exclude": "people.name"}, "audit cannot exclude 'people.name'"),
+    ({"columns": "name"}, "audit has no option 'columns'; its options: tables, exclude"),
+)
+
 
 @pytest.fixture
 def db(url: str) -> Iterator[DatabaseManager]:
@@ -96,27 +112,11 @@ def test_a_table_of_the_applications_own_can_be_audited(db: DatabaseManager) -> 
     assert entry.new == {"id": 7, "It's": "x"}
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"tables": "users,people"}, "audit knows no table 'people'; those of presgen are users"),
-        ({"tables": "audit_log"}, "audit knows no table 'audit_log'"),
-        ({"tables": []}, "audit needs a table"),
-        ({"tables": ""}, "audit needs a table"),
-        ({"tables": [1]}, "audit's tables must be names, not of type int"),
-        ({"tables": "keyless"}, "audit needs a whole-number id, which the table 'keyless' does not have"),
-        ({"exclude": "users.mail"}, "audit cannot exclude 'users.mail'"),
-        ({"exclude": "mail"}, "audit cannot exclude 'mail'"),
-        ({"exclude": "id"}, "audit cannot exclude 'id'"),
-        ({"exclude": "users.id"}, "audit cannot exclude 'users.id'"),
-        ({"exclude": "people.name"}, "audit cannot exclude 'people.name'"),
-        ({"columns": "name"}, "audit has no option 'columns'; its options: tables, exclude"),
-    ],
-)
-def test_what_does_not_exist_is_refused_by_name(db: DatabaseManager, options: dict[str, Any], said: str) -> None:
+def test_what_does_not_exist_is_refused_by_name(db: DatabaseManager) -> None:
     db.database.execute_sql("CREATE TABLE keyless (name TEXT)")
-    with pytest.raises(ConfigurationError, match=said):
-        db.install("audit", **options)
+    for options, said in REFUSED:
+        with pytest.raises(ConfigurationError, match=said):
+            db.install("audit", **options)
     assert db.features() == []
 
 
@@ -146,10 +146,10 @@ def test_the_command_takes_options(db: DatabaseManager, url: str) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        "DROP TRIGGER audit ON users",
-        "DROP TRIGGER audit_truncate ON voice_clones",
-        "ALTER TABLE users DISABLE TRIGGER audit",
-        "ALTER TABLE audit_log DISABLE TRIGGER append_only",
+        "DROP TRIGGER presgen_audit ON users",
+        "DROP TRIGGER presgen_audit_truncate ON voice_clones",
+        "ALTER TABLE users DISABLE TRIGGER presgen_audit",
+        "ALTER TABLE audit_log DISABLE TRIGGER presgen_audit_guard",
         "DROP PROCEDURE presgen_audit_action",
     ],
 )
@@ -167,7 +167,7 @@ def test_installing_mends_sqlite_too() -> None:
         manager.migrate()
         manager.install("audit")
         before = catalog(manager.database)
-        for trigger in ("audit_update_users", "audit_log_no_delete"):
+        for trigger in ("presgen_audit_update_users", "presgen_audit_no_delete"):
             manager.database.execute_sql(f"DROP TRIGGER {trigger}")
             assert manager.features() == []
             manager.install("audit")

@@ -107,7 +107,7 @@ _FUNCTIONS: Final = (
     END $$
     """,
     """
-    CREATE OR REPLACE TRIGGER append_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON audit_log
+    CREATE OR REPLACE TRIGGER presgen_audit_guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON audit_log
         FOR EACH STATEMENT EXECUTE FUNCTION presgen_audit_guard()
     """,
 )
@@ -138,14 +138,14 @@ _TRIGGERS: Final = """
 SELECT relname, (array_agg(tgargs ORDER BY tgname))[1], count(*) FILTER (WHERE tgenabled IN ('O', 'A')) = 2
 FROM pg_trigger
 JOIN pg_class ON pg_class.oid = tgrelid
-WHERE tgfoid = to_regprocedure('presgen_audit()') AND tgname IN ('audit', 'audit_truncate')
+WHERE tgfoid = to_regprocedure('presgen_audit()') AND tgname IN ('presgen_audit', 'presgen_audit_truncate')
 GROUP BY relname
 ORDER BY relname
 """
 _IS_GUARDED: Final = """
 SELECT count(*)
 FROM pg_trigger
-WHERE tgrelid = to_regclass('audit_log') AND tgname = 'append_only' AND tgenabled IN ('O', 'A')
+WHERE tgrelid = to_regclass('audit_log') AND tgname = 'presgen_audit_guard' AND tgenabled IN ('O', 'A')
     AND to_regprocedure('presgen_audit_action(text, jsonb, bigint)') IS NOT NULL
 """
 _COLUMNS: Final = """
@@ -197,21 +197,21 @@ def create(database: Any, tables: Mapping[str, Sequence[str]]) -> None:
         database.execute_sql(revoke)
     database.execute_sql(_REVOKE_ACTION)
     for table in watched(database).keys() - tables.keys():
-        database.execute_sql(f"DROP TRIGGER IF EXISTS audit ON {quoted(table)}")
-        database.execute_sql(f"DROP TRIGGER IF EXISTS audit_truncate ON {quoted(table)}")
+        database.execute_sql(f"DROP TRIGGER IF EXISTS presgen_audit ON {quoted(table)}")
+        database.execute_sql(f"DROP TRIGGER IF EXISTS presgen_audit_truncate ON {quoted(table)}")
     for table, excluded in tables.items():
         arguments = ", ".join(literal(column) for column in excluded)
         database.execute_sql(
-            f"CREATE OR REPLACE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON {quoted(table)} "
+            f"CREATE OR REPLACE TRIGGER presgen_audit AFTER INSERT OR UPDATE OR DELETE ON {quoted(table)} "
             f"FOR EACH ROW EXECUTE FUNCTION presgen_audit({arguments})"
         )
         database.execute_sql(
-            f"CREATE OR REPLACE TRIGGER audit_truncate AFTER TRUNCATE ON {quoted(table)} "
+            f"CREATE OR REPLACE TRIGGER presgen_audit_truncate AFTER TRUNCATE ON {quoted(table)} "
             f"FOR EACH STATEMENT EXECUTE FUNCTION presgen_audit({arguments})"
         )
-        for trigger in ("audit", "audit_truncate"):  # somebody may have switched it off
+        for trigger in ("presgen_audit", "presgen_audit_truncate"):  # somebody may have switched it off
             database.execute_sql(f"ALTER TABLE {quoted(table)} ENABLE TRIGGER {trigger}")
-    database.execute_sql("ALTER TABLE audit_log ENABLE TRIGGER append_only")
+    database.execute_sql("ALTER TABLE audit_log ENABLE TRIGGER presgen_audit_guard")
 
 
 def drop(database: Any) -> None:

@@ -28,8 +28,8 @@ _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS presgen_acting (user_id INTEGER, actor TEXT)",
 )
 _GUARDS: Final = {
-    f"audit_log_no_{event.lower()}": f"""
-    CREATE TRIGGER audit_log_no_{event.lower()} BEFORE {event} ON audit_log FOR EACH ROW
+    f"presgen_audit_no_{event.lower()}": f"""
+    CREATE TRIGGER presgen_audit_no_{event.lower()} BEFORE {event} ON audit_log FOR EACH ROW
     BEGIN
         SELECT RAISE(ABORT, 'audit_log is append-only; its owner may prune it');
     END
@@ -51,7 +51,9 @@ END
 """
 _EXCLUDED: Final = re.compile(r"/\* excluded: (.*) \*/")
 
-_TRIGGERS: Final = "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger' AND name GLOB 'audit_*'"
+_TRIGGERS: Final = (
+    "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger' AND name GLOB 'presgen_audit_*'"
+)
 _COLUMNS: Final = "SELECT name, upper(type) IN ('INTEGER', 'BIGINT', 'INT') FROM pragma_table_info(?)"
 _HAS_TABLE: Final = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?"
 _FORGET: Final = """
@@ -121,7 +123,7 @@ def upkeep(database: Any) -> Iterator[None]:
     """A transaction, the only one that writes, in which entries may be changed and deleted."""
     with database.atomic():
         for name in _GUARDS:
-            database.execute_sql(f"DROP TRIGGER {name}")
+            database.execute_sql(f"DROP TRIGGER IF EXISTS {name}")
         yield
         for guard in _GUARDS.values():
             database.execute_sql(guard)
@@ -145,7 +147,7 @@ def _drop_triggers(database: Any) -> None:
 def _triggers(database: Any, table: str, excluded: Sequence[str]) -> dict[str, str]:
     """The triggers of a table by their names."""
     columns = [column for column in columns_of(database, table) if column not in excluded]
-    return {f"audit_{event.lower()}_{table}": _trigger(event, table, columns, excluded) for event in _ROWS}
+    return {f"presgen_audit_{event.lower()}_{table}": _trigger(event, table, columns, excluded) for event in _ROWS}
 
 
 def _trigger(event: str, table: str, columns: Sequence[str], excluded: Sequence[str]) -> str:
@@ -163,7 +165,7 @@ def _trigger(event: str, table: str, columns: Sequence[str], excluded: Sequence[
     )
     old, new = (f"json_group_object(name, json({row.lower()}))" if row in rows else "NULL" for row in ("OLD", "NEW"))
     words = {
-        "name": quoted(f"audit_{event.lower()}_{table}"),
+        "name": quoted(f"presgen_audit_{event.lower()}_{table}"),
         "event": event,
         "table": quoted(table),
         "table_name": literal(table),

@@ -83,11 +83,11 @@ def forget(database: Any, table: str, column: str) -> None:
 def _names(given: Names, option: str) -> list[str]:
     if isinstance(given, str):
         given = [name.strip() for name in given.split(",") if name.strip()]
-    names = list(dict.fromkeys(argument(several, given, option)))
+    names = list(argument(several, given, option))
     for name in names:
         if not isinstance(name, str):
             raise ConfigurationError(f"audit's {option} must be names, not {shown(name)}")
-    return names
+    return list(dict.fromkeys(names))
 
 
 def _require_auditable(table: str, columns: Mapping[str, bool]) -> None:
