@@ -93,7 +93,8 @@ def _print(entries: Iterable[audit.AuditEntry], *, as_json: bool, cursor: str | 
 
 def _row(entry: audit.AuditEntry) -> tuple[Any, ...]:
     about = entry.action or " ".join(str(part) for part in (entry.table_name, entry.row_id) if part is not None)
-    return entry.at, entry.operation, about, entry.actor or entry.database_user, _changes(entry)
+    who = entry.actor or (entry.database_user if entry.user_id is None else f"user {entry.user_id}")
+    return entry.at, entry.operation, about, who, _changes(entry)
 
 
 def _changes(entry: audit.AuditEntry) -> Any:

@@ -52,7 +52,7 @@ def test_history_shows_a_row_oldest_first(run: Run) -> None:
 
 def test_search_lists_pages_newest_first(run: Run) -> None:
     _, login, renamed, more = succeeded(run("search", "--limit", "2")).splitlines()
-    assert columns(login)[1:3] == ["ACTION", "login"]
+    assert columns(login)[1:4] == ["ACTION", "login", "user 1"]
     assert columns(login)[-1] == '{"address": "::1"}'
     assert columns(renamed)[1] == "UPDATE"
     option, cursor = more.removeprefix("next page: ").split()

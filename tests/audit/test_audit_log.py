@@ -81,6 +81,15 @@ def test_an_entry_tells_on_whose_behalf(db: DatabaseManager) -> None:
     assert now() - timedelta(minutes=1) < created.at <= renamed.at <= login.at <= now() + timedelta(seconds=1)
 
 
+def test_reading_and_adding_an_action_is_one_statement_each(db: DatabaseManager, user: User) -> None:
+    for use in (lambda: audit.action("login"), audit.search, lambda: audit.history(user)):
+        seen: list[Any] = []
+        db.database.query_hooks.append(seen.append)
+        use()
+        db.database.query_hooks.pop()
+        assert len(seen) == 1
+
+
 def test_entries_of_one_transaction_have_its_id(db: DatabaseManager, postgresql: str) -> None:
     with db.transaction():
         (xid,) = db.database.execute_sql("SELECT pg_current_xact_id()::text::bigint").fetchone()
@@ -131,11 +140,12 @@ def test_pages_go_on_where_the_page_before_ended(db: DatabaseManager) -> None:
         for number in range(7):
             audit.action(f"a{number}")
     whole = [entry.id for entry in audit.search()]
-    pages, page = [], audit.search(limit=3)
-    while page:
+    pages, after = [], None
+    for _ in range(3):
+        page = audit.search(limit=3, after=after)
         pages.append([entry.id for entry in page])
-        page = audit.search(limit=3, after=page[-1])
-    assert [len(page) for page in pages] == [3, 3, 1]
+        after = page[-1]
+    assert audit.search(limit=3, after=after) == []
     assert [number for page in pages for number in page] == whole
     assert audit.search(limit=3, after=audit.search(limit=3)[-1].cursor)[0].id == pages[1][0]
 

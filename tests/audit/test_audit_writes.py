@@ -50,6 +50,7 @@ def test_a_new_row_is_recorded_whole_but_for_the_excluded_columns(log: Log, voic
         None,
         {"id": 1, "name": "Ada", "email": "ada@example.com", "is_active": True, "password_hash": None},
     )
+    assert added[3]["is_active"] is True  # which equals 1
     assert created_at.startswith("20")
     assert "T" in created_at
     assert created_at.endswith("+00:00")
