@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from .entry import OPERATIONS
+
 _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS audit_log (
     id {id},
@@ -19,7 +21,7 @@ CREATE TABLE IF NOT EXISTS audit_log (
     actor VARCHAR(255){actor},
     database_user VARCHAR(63){database_user},
     transaction_id BIGINT{transaction_id},
-    CONSTRAINT audit_log_operation CHECK (operation IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'ACTION')),
+    CONSTRAINT audit_log_operation CHECK (operation IN ({operations})),
     CONSTRAINT audit_log_subject
         CHECK ((operation = 'ACTION') = (action IS NOT NULL) AND (operation = 'ACTION') = (table_name IS NULL))
 )
@@ -35,7 +37,8 @@ _INDEXES: Final = (
 
 def table_with_indexes(**words: str) -> tuple[str, ...]:
     """The statements that create the log where it is missing; `words` are types and defaults of a backend."""
-    return _TABLE.format(**words), *_INDEXES
+    operations = ", ".join(map(literal, OPERATIONS))
+    return _TABLE.format(operations=operations, **words), *_INDEXES
 
 
 def quoted(name: str) -> str:
