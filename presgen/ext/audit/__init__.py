@@ -27,4 +27,6 @@ __all__ = [
     "uninstall",
 ]
 
-COST: Final = "single writes take 10 to 30 % longer, heartbeats 5 %, bulk loads twice as long (docs/security.md)"
+COST: Final = (
+    "single writes take 10 to 30 % longer, heartbeats 5 %, bulk loads 2 to 2.5 times as long (docs/security.md)"
+)
