@@ -12,7 +12,7 @@ from .errors import ConfigurationError, MigrationError
 from .migrator import LOCK_KEY, Migrator
 from .validation import shown
 
-FEATURES: Final = ("notify",)
+FEATURES: Final = ("notify", "audit")
 """The modules of `presgen.ext` that are features; listing them needs none of their libraries."""
 
 # CREATE TRIGGER waits for the writers at work, and while it waits all others wait behind it.
@@ -20,7 +20,11 @@ _LOCK_TIMEOUT: Final = "2s"
 
 
 class Feature(Protocol):
-    """What a feature's module has. Each function runs in a transaction, and may run again and again."""
+    """What a feature's module has. Each function runs in a transaction, and may run again and again.
+
+    It may also have `SECRETS`, (table, column) pairs that are secret once it is installed, and `forget(database, table,
+    column)`, which masks what the feature itself has recorded of such a column, and does nothing where that is nothing.
+    """
 
     COST: str
     """What it costs, in a few words."""
@@ -61,6 +65,8 @@ def install_feature(database: Any, name: str, **options: Any) -> None:
         if pending:
             raise MigrationError(f"{name} needs the newest schema and {pending[0]} is pending; run: presgen migrate")
         feature.install(database, **options)
+        for table, column in getattr(feature, "SECRETS", ()):
+            _forget(database, table, column)
 
 
 def uninstall_feature(database: Any, name: str) -> None:
@@ -75,6 +81,14 @@ def installed_features(database: Any) -> list[str]:
     """The names of the features that the database has."""
     with session(database):
         return [name for name in FEATURES if find_feature(name).is_installed(database)]
+
+
+def _forget(database: Any, table: str, column: str) -> None:
+    """Let every feature mask what it has recorded of a column that has become secret."""
+    for name in FEATURES:
+        forget = getattr(find_feature(name), "forget", None)
+        if forget is not None:
+            forget(database, table, column)
 
 
 def _keep_others_out(database: Any) -> None:

@@ -55,13 +55,13 @@ def get_presentation_jobs(
     """
     job = PresentationJob
     query = job.alive().order_by(job.created_at.desc(), job.id.desc())
-    query = query.offset(_bounded("skip", skip, highest=2**63 - 1) or None)
+    query = query.offset(bounded("skip", skip, highest=2**63 - 1) or None)
     if status is not None:
         query = query.where(job.status == job.status.clean(status))
     if owner is not None:
         query = query.where(job.owner == job.owner.clean(owner))
     if after is not None:
-        query = query.where(pw.Tuple(job.created_at, job.id) < pw.Tuple(*_position(after)))
+        query = query.where(pw.Tuple(job.created_at, job.id) < pw.Tuple(*position(after)))
     return _page(query, limit)
 
 
@@ -87,7 +87,7 @@ def get_dead_letters(
     """
     query = PresentationJob.dead_letters(**conditions)
     if after is not None:
-        query = query.where(PresentationJob.id < _position(after)[1])
+        query = query.where(PresentationJob.id < position(after)[1])
     return _page(query, limit)
 
 
@@ -101,7 +101,7 @@ def get_dead_letter_errors(limit: int = 20, **conditions: Any) -> list[DeadLette
     line = _first_line(job.error_message)
     chosen = (line.alias("error"), count.alias("jobs"), pw.fn.MAX(job.completed_at), pw.fn.MAX(job.id))
     query = job.dead_letters(**conditions).select(*chosen).group_by(line)
-    query = query.order_by(count.desc(), pw.fn.MAX(job.id).desc()).limit(_bounded("limit", limit))
+    query = query.order_by(count.desc(), pw.fn.MAX(job.id).desc()).limit(bounded("limit", limit))
     with session(job._meta.database):
         return [DeadLetterError(*row) for row in query.tuples()]
 
@@ -155,7 +155,7 @@ def get_database_metrics() -> dict[str, Any]:
 def _page(query: Any, limit: int) -> list[PresentationJob]:
     """The first jobs of a query, with their owners."""
     with session(PresentationJob._meta.database):
-        return list(query.select(PresentationJob, User).join(User).limit(_bounded("limit", limit)))
+        return list(query.select(PresentationJob, User).join(User).limit(bounded("limit", limit)))
 
 
 def _first_line(message: Any) -> Any:
@@ -165,21 +165,28 @@ def _first_line(message: Any) -> Any:
     return pw.fn.SUBSTR(line, 1, ERROR_LINE_MAX)
 
 
-def _bounded(name: str, value: int, *, highest: int = LIMIT_MAX) -> int:
+def bounded(name: str, value: int, *, highest: int = LIMIT_MAX) -> int:
+    """A limit or an offset; raises ValidationError that names it."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= highest:
         raise ValidationError(f"{name} must be a whole number from 0 to {highest}", field=name, rule="range")
     return value
 
 
-def _position(after: PresentationJob | str) -> tuple[str, int]:
+def position(after: Any, moment: Any = PresentationJob.created_at) -> tuple[str, int]:
+    """Where a page ended: the stored moment and the id of its last row, given as an instance or as its `cursor`.
+
+    `moment` is the field by which the rows are ordered, before their id. Raises ValidationError.
+    """
+    model = moment.model
     match = _CURSOR.fullmatch(after) if isinstance(after, str) else None
-    moment, number = None, None
+    found, number = None, None
     with suppress(ValueError):  # a ValidationError is one
-        if isinstance(after, PresentationJob):
-            moment, number = after.created_at, after.id
+        if isinstance(after, model):
+            found, number = after.__data__[moment.name], after.id
         elif match is not None:
-            moment, number = datetime.fromisoformat(match["moment"]), int(match["id"])
-        number = PresentationJob.id.clean_value(number)
+            found, number = datetime.fromisoformat(match["moment"]), int(match["id"])
+        number = model.id.clean_value(number)
         # As stored: a Tuple knows no fields that would convert its values.
-        return PresentationJob.created_at.db_value(PresentationJob.created_at.clean_value(moment)), number
-    raise ValidationError("after must be a job or its cursor", field="after", rule="cursor")
+        return moment.db_value(moment.clean_value(found)), number
+    row = "a job" if model is PresentationJob else f"an {model.__name__}"
+    raise ValidationError(f"after must be {row} or its cursor", field="after", rule="cursor")

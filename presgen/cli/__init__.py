@@ -12,6 +12,7 @@ import click
 
 from .. import __version__
 from ..errors import MissingExtra
+from .audit import audit_group
 from .dead import dead_group
 from .failures import CommandLine
 from .features import features_command, install_command, uninstall_command
@@ -91,6 +92,7 @@ for _command in (
     watch_command,
     jobs_group,
     dead_group,
+    audit_group,
 ):
     cli.add_command(_command)
 

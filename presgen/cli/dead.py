@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timezone
 from typing import Any, Final
 
 import click
@@ -14,29 +13,22 @@ from ..queries import LIMIT_MAX, get_dead_letter_errors, get_dead_letters
 from .columns import print_facts, print_json, print_table
 from .connection import open_manager
 from .jobs import find_job, print_job, print_page
+from .moments import moment_option
 
 _ERROR_WIDTH: Final = 80
-# What people type, and what the commands print.
-_MOMENTS: Final = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ")
 
 
 def _narrowing(command: Callable[..., None]) -> Callable[..., None]:
     """The options that choose among the dead letters, as keywords of PresentationJob.dead_letters()."""
-    moment: dict[str, Any] = {"type": click.DateTime(_MOMENTS), "metavar": "MOMENT", "callback": _in_utc}
     options = (
         click.option("--owner", type=int, metavar="ID", help="Only this user's jobs."),
         click.option("--error", metavar="TEXT", help="Only jobs whose message has this text, in any case."),
-        click.option("--since", **moment, help='Only jobs that failed then or later, as "2026-01-31 14:00:00" in UTC.'),
-        click.option("--until", **moment, help="Only jobs that failed before then."),
+        moment_option("--since", help='Only jobs that failed then or later, as "2026-01-31 14:00:00" in UTC.'),
+        moment_option("--until", help="Only jobs that failed before then."),
     )
     for option in reversed(options):
         command = option(command)
     return command
-
-
-def _in_utc(_context: click.Context, _option: click.Parameter, moment: datetime | None) -> datetime | None:
-    """A moment as it was typed, which is UTC, as everything that the commands print."""
-    return moment and moment.replace(tzinfo=timezone.utc)
 
 
 @click.group("dead")

@@ -1,0 +1,21 @@
+"""Moments as options of commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any, Final
+
+import click
+
+# What people type, and what the commands print.
+_FORMATS: Final = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ")
+
+
+def moment_option(name: str, **attributes: Any) -> Callable[..., Any]:
+    """An option that takes a moment in UTC, as everything that the commands print."""
+    return click.option(name, type=click.DateTime(_FORMATS), metavar="MOMENT", callback=_in_utc, **attributes)
+
+
+def _in_utc(_context: click.Context, _option: click.Parameter, moment: datetime | None) -> datetime | None:
+    return moment and moment.replace(tzinfo=timezone.utc)
