@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Final, ParamSpec, TypeVar
 
 from .errors import AlreadyActing, DatabaseUnavailable
@@ -25,15 +24,27 @@ class Acting:
 
 NOBODY: Final = Acting()
 ACTOR_MAX_LENGTH: Final = 255
-# By the database's identity: the ids of another one's users are others.
-_ACTING: Final[ContextVar[Mapping[int, Acting]]] = ContextVar(
-    "presgen's users and actors", default=MappingProxyType({})
-)
+
+
+@dataclass(eq=False)
+class _Block:
+    """A block of acting_as(), which tasks and generators may carry beyond its end."""
+
+    database: Any
+    acting: Acting
+    outer: _Block | None
+    is_over: bool = False
+
+
+_INNERMOST: Final[ContextVar[_Block | None]] = ContextVar("presgen's innermost user and actor", default=None)
 
 
 def acting_on(database: Any) -> Acting:
     """On whose behalf this context's statements run on a database; NOBODY outside of every block."""
-    return _ACTING.get().get(id(database), NOBODY)
+    block = _INNERMOST.get()
+    while block is not None and (block.is_over or block.database is not database):
+        block = block.outer
+    return NOBODY if block is None else block.acting
 
 
 @contextmanager
@@ -50,13 +61,15 @@ def acting_as(database: Any, user_id: int | None, actor: str | None) -> Iterator
         )
     user_id = around.user_id if user_id is None else user_id
     actor = actor or around.actor or f"user {user_id}"
-    before = _ACTING.get()
-    _ACTING.set({**before, id(database): Acting(user_id, actor)})
+    block = _Block(database, Acting(user_id, actor), _INNERMOST.get())
+    _INNERMOST.set(block)
     try:
         database.tell_acting_if_in_transaction()
         yield
     finally:
-        _ACTING.set(before)
+        block.is_over = True
+        if _INNERMOST.get() is block:
+            _INNERMOST.set(block.outer)
         with suppress(DatabaseUnavailable):  # a transaction that is lost carries nothing any more
             database.tell_acting_if_in_transaction()
 

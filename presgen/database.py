@@ -11,7 +11,7 @@ from typing import Any, Final
 import peewee as pw
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_INTRANS
 
-from .acting import Acting
+from .acting import NOBODY, Acting, acting_on
 from .config import DatabaseConfig
 from .context import Session, is_coroutine, session_of
 from .driver_errors import CONNECTION_LOST, is_lost, translated
@@ -101,8 +101,10 @@ class PostgresPool(Observed, Checkout):
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         """Run a statement; without a session or an open connection, on one that is in hand only for so long."""
-        if self._needs_a_transaction():
-            return self._in_a_transaction(sql, params)
+        run = self._execute if acting_on(self) is NOBODY else self._execute_acting
+        return run(sql, params)
+
+    def _execute(self, sql: str, params: Any) -> Any:
         self._begin_for_a_statement()
         with self._session_in_use() as current:
             try:

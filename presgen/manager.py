@@ -34,7 +34,7 @@ from .queries import get_database_metrics
 from .queue_metrics import get_queue_metrics
 from .sqlite import SqliteFile
 from .transactions import run_in_transaction
-from .validation import argument, at_least, text
+from .validation import argument, at_least, positive, text
 
 logger = logging.getLogger("database")
 Result = TypeVar("Result")
@@ -188,9 +188,10 @@ class DatabaseManager:
         """
         if user is None and actor is None:
             raise ValidationError("acting_as() needs a user, an actor, or both", field="user", rule="required")
-        user_id = None if user is None else User.id.clean_value(user._pk if isinstance(user, User) else user)
+        if user is not None:
+            user = argument(positive(), User.id.clean_value(user._pk if isinstance(user, User) else user), "user")
         actor = None if actor is None else argument(partial(text, max_length=ACTOR_MAX_LENGTH), actor, "actor")
-        return acting_as(self.database, user_id, actor)
+        return acting_as(self.database, user, actor)
 
     # Schema
 

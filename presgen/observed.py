@@ -21,7 +21,7 @@ logger = logging.getLogger("database")
 WRITES: Final = re.compile(
     r"\b(INSERT|UPDATE|DELETE|MERGE|TRUNCATE|COPY|CREATE|ALTER|DROP|GRANT|REVOKE|REFRESH|CALL|DO)\b", re.IGNORECASE
 )
-_BEGINS: Final = re.compile(r"\s*(BEGIN|START)\b", re.IGNORECASE)
+_BEGINS: Final = re.compile(r"(\s|--[^\n]*\n|/\*.*?\*/)*(BEGIN|START)\b", re.IGNORECASE | re.DOTALL)
 
 
 class Observed(Contextual):
@@ -113,22 +113,37 @@ class Observed(Contextual):
         """Let the open transaction carry the user and the actor until its end, or until the next call."""
         raise AssertionError(f"{type(self).__name__} tells nobody")
 
-    def _needs_a_transaction(self) -> bool:
-        """Whether a statement has nobody to carry the user and the actor for it."""
-        return acting_on(self) is not NOBODY and not self.in_transaction()  # type: ignore[attr-defined]
+    def _execute_acting(self, sql: str, params: Any) -> Any:
+        """Run a statement for whom the context acts: in the transaction in hand, or else in one of its own.
 
-    def _in_a_transaction(self, sql: str, params: Any) -> Any:
-        """Run a statement in a transaction of its own."""
-        if _BEGINS.match(sql):
-            raise ConfigurationError("inside acting_as() a transaction begins with `with db.transaction():`")
-        try:
-            with self.atomic():  # type: ignore[attr-defined]
-                cursor = self.execute_sql(sql, params)
-                return cursor if isinstance(cursor, FetchedCursor) else FetchedCursor(cursor)
-        except CommitUnknown:
-            if WRITES.search(sql):
+        No other thread of the session has its turn until that is over, for it would take part in it.
+        """
+        with self._session_in_use():
+            if self.in_transaction():  # type: ignore[attr-defined]
+                return self._execute(sql, params)
+            if _BEGINS.match(sql):
+                raise ConfigurationError("inside acting_as() a transaction begins with `with db.transaction():`")
+            self._begin_for_a_statement()
+            self.begin()  # type: ignore[attr-defined]
+            try:
+                cursor = self._execute(sql, params)
+                cursor = cursor if isinstance(cursor, FetchedCursor) else FetchedCursor(cursor)
+                self.commit()  # type: ignore[attr-defined]
+                return cursor
+            except CommitUnknown:
+                if WRITES.search(sql):
+                    raise
+            except BaseException:
+                self.rollback()  # type: ignore[attr-defined]
                 raise
         raise DatabaseUnavailable(CONNECTION_LOST)
+
+    def _execute(self, sql: str, params: Any) -> Any:
+        """Run a statement as it is."""
+        raise AssertionError(f"{type(self).__name__} runs nothing")
+
+    def _begin_for_a_statement(self) -> None:
+        """Begin a session for a statement that has no connection in hand, where that matters."""
 
     def _log_query(self, sql: str, params: Any) -> None:
         """Keep peewee's own debug log, which prints parameters, silent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 import uuid
@@ -13,11 +14,12 @@ from .acting import NOBODY, Acting, acting_on
 from .config import DatabaseConfig
 from .driver_errors import translated
 from .errors import ConfigurationError, ConstraintViolation, DatabaseBusy, DatabaseUnavailable, StatementFailed
-from .observed import WRITES, Observed
+from .observed import Observed
 from .pool import NO_CONNECTIONS
 
 _PRAGMAS: Final = {"foreign_keys": 1, "synchronous": "normal"}
 
+_READS: Final = re.compile(r"\s*(SELECT|PRAGMA|EXPLAIN)\b", re.IGNORECASE)
 # SQLite has no settings of a transaction, but only one transaction that writes: a row that is gone at its end is one.
 _HAS_ACTING: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'presgen_acting'"
 _FORGET_ACTING: Final = "DELETE FROM presgen_acting"
@@ -92,10 +94,13 @@ class SqliteFile(Observed, pw.SqliteDatabase):
         return super().connection().cursor(_Cursor)  # type: ignore[no-untyped-call]
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
-        if WRITES.search(sql) and self._needs_a_transaction():  # who reads is asked nowhere
-            return self._in_a_transaction(sql, params)
+        is_read = acting_on(self) is NOBODY or _READS.match(sql)  # who reads is asked nowhere
+        return self._execute(sql, params) if is_read else self._execute_acting(sql, params)
+
+    def _execute(self, sql: str, params: Any) -> Any:
         try:
-            return super().execute_sql(sql, params)
+            with self._session_in_use():
+                return super().execute_sql(sql, params)
         except ConstraintViolation as error:
             if error.constraint is None:
                 error.constraint = self._unique_index(str(error))

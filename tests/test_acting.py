@@ -9,7 +9,7 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -280,9 +280,51 @@ def test_heartbeats_carry_them_too(manager: DatabaseManager, postgresql: str) ->
     assert beats() == [(ada.id, "loop")]
 
 
-def test_a_task_of_the_executor_acts_for_nobody(manager: DatabaseManager, carried: Any) -> None:
-    with SessionExecutor(manager, 1) as threads, manager.acting_as(7):
-        threads.submit(User.create, name="Ada").result()
+def test_a_task_of_the_executor_acts_for_whom_its_caller_does(manager: DatabaseManager, carried: Any) -> None:
+    with SessionExecutor(manager, 1) as threads:
+        with manager.acting_as(7):
+            threads.submit(User.create, name="Ada").result()
+        threads.submit(User.create, name="Bob").result()
+    assert carried() == [(7, "user 7"), NOTHING]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_threads_that_share_a_session_take_no_part_in_one_anothers_statements(
+    manager: DatabaseManager, carried: Any, shared: bool
+) -> None:
+    def write(number: int) -> str:
+        if number % 2:
+            manager.database.execute_sql("INSERT INTO users (name) VALUES ('')")
+        return str(User.create(name=f"of {number}").name)
+
+    async def write_all() -> list[Any]:
+        tasks = (asyncio.to_thread(write, number) for number in range(60))
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    with manager.session() if shared else nullcontext(), manager.acting_as(7):
+        outcomes = asyncio.run(write_all())
+    told = {name for name in outcomes if isinstance(name, str)}
+    assert {type(outcome) for outcome in outcomes} == {str, ConstraintViolation}
+    assert len(told) == 30
+    assert {user.name for user in User.select()} == told
+    assert Counter(carried()) == {(7, "user 7"): 30}
+
+
+def test_blocks_may_end_in_any_order(manager: DatabaseManager, carried: Any) -> None:
+    alice, bob = manager.acting_as(actor="alice"), manager.acting_as(actor="bob")
+    alice.__enter__()
+    bob.__enter__()
+    alice.__exit__(None, None, None)
+    User.create(name="by bob")
+    bob.__exit__(None, None, None)
+    User.create(name="by nobody")
+    assert carried() == [(None, "bob"), NOTHING]
+
+
+def test_a_task_that_outlives_the_block_acts_for_nobody(manager: DatabaseManager, carried: Any) -> None:
+    with manager.acting_as(7):
+        context = contextvars.copy_context()
+    context.run(User.create, name="Ada")
     assert carried() == [NOTHING]
 
 
@@ -307,15 +349,30 @@ def test_run_in_transaction_carries_them(manager: DatabaseManager, carried: Any)
     assert carried() == [(7, "user 7")]
 
 
-@pytest.mark.parametrize("given", [{}, {"actor": ""}, {"actor": "x" * 256}, {"user": "ada"}, {"user": User(name="?")}])
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"actor": ""}, {"actor": "x" * 256}, {"user": "ada"}, {"user": User(name="?")}, {"user": 0}, {"user": -1}],
+)
 def test_whom_nobody_can_be_is_refused(db: DatabaseManager, given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         db.acting_as(**given)
 
 
-def test_a_transaction_begun_by_hand_is_refused(db: DatabaseManager) -> None:
+@pytest.mark.parametrize("statement", ["BEGIN", " begin immediate", "-- here\nBEGIN", "/* so */ START TRANSACTION"])
+def test_a_transaction_begun_by_hand_is_refused(db: DatabaseManager, statement: str) -> None:
     with db.acting_as(7), pytest.raises(ConfigurationError, match=r"db\.transaction"):
-        db.database.execute_sql("begin" if db.config.backend == "postgresql" else "BEGIN; DELETE FROM users")
+        db.database.execute_sql(statement)
+    assert User.select().count() == 0
+
+
+def test_replacing_a_row_carries_them(manager: DatabaseManager, carried: Any) -> None:
+    with manager.acting_as(7):
+        User.insert(name="Ada", email="ada@example.com").on_conflict(
+            conflict_target=[User.email], conflict_where=User.email.is_null(False), update={User.name: "Ada"}
+        ).execute()
+        if manager.config.backend == "sqlite":
+            manager.database.execute_sql("REPLACE INTO users (id, name) VALUES (9, 'Bob')")
+    assert set(carried()) == {(7, "user 7")}
 
 
 def test_a_transaction_that_cannot_be_told_is_not_left_open(tmp_path: Path, sqlite_template: Path) -> None:

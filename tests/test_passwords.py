@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 from argon2 import PasswordHasher
@@ -158,6 +160,28 @@ def test_a_hash_is_not_replaced_over_a_password_that_was_changed_meanwhile(user:
         changed.save()
         assert stale.check_password("old")
         assert User.get_by_id(user.id).check_password("new")
+
+
+def test_who_may_not_store_a_better_hash_logs_in_all_the_same(
+    user: User, db: DatabaseManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = generate_password_hash("x", method="pbkdf2:sha256:1000")
+    User.update(password_hash=old).execute()
+    only_read = "PRAGMA query_only = 1" if db.config.backend == "sqlite" else "SET TRANSACTION READ ONLY"
+    with cheap_hashes(), db.session() as database:
+        begin_and_end = nullcontext() if db.config.backend == "sqlite" else db.transaction()
+        with begin_and_end:
+            database.execute_sql(only_read)
+            assert User.authenticate("ada@example.com", "x") == user
+    assert "stays an older one" in caplog.text
+    assert old not in caplog.text
+
+
+def test_a_row_that_is_locked_keeps_nobody_out(user: User, db: DatabaseManager, postgresql: str) -> None:
+    User.update(password_hash=generate_password_hash("x", method="pbkdf2:sha256:1000")).execute()
+    with cheap_hashes(), db.transaction(), ThreadPoolExecutor(1) as threads:
+        User.update(name="locked").execute()
+        assert threads.submit(User.authenticate, "ada@example.com", "x").result(30) == user
 
 
 def test_a_replaced_hash_leaves_other_changes_to_their_own_save(user: User) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from ..acting import acting_alike
 from ..context import contained
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class SessionExecutor(ThreadPoolExecutor):
     def submit(
         self, task: Callable[Arguments, Result], /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Future[Result]:
-        """Queue `task(*args, **kwargs)`; what it leaves open is undone."""
+        """Queue `task(*args, **kwargs)`; it acts for whom the caller does, and what it leaves open is undone."""
 
         def run() -> Result:
             with contained(self._manager.database):
@@ -38,4 +39,4 @@ class SessionExecutor(ThreadPoolExecutor):
                     return task(*args, **kwargs)
             raise AssertionError("unreachable")
 
-        return super().submit(run)
+        return super().submit(acting_alike(self._manager.database, run))

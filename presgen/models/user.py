@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from typing import Any
 
@@ -9,9 +10,12 @@ import peewee as pw
 
 from .. import passwords, validation
 from ..context import session
-from ..errors import ValidationError
+from ..errors import PresgenError, ValidationError
 from ..fields import EmailField, FlagField, IdField, MomentField, VarcharField
 from .base import BaseModel
+from .chosen import update_chosen
+
+logger = logging.getLogger("database")
 
 
 class User(BaseModel):
@@ -57,17 +61,25 @@ class User(BaseModel):
         return matches
 
     def _replace_hash(self, newer: str) -> None:
-        """Store a better hash of the same password, unless another password has been set meanwhile."""
-        model, row = type(self), {User.password_hash: newer}
+        """Store a better hash of the same password, unless another password was set meanwhile.
+
+        The password is right whatever becomes of it: a role or a server that only reads, and a row that somebody
+        else has locked, must not keep people out.
+        """
+        model = type(self)
         if self._pk is None or "password_hash" in self._dirty:
             self.password_hash = newer
             return
-        update = pw.ModelUpdate(model, model.touched(row))
-        unchanged = update.where(model.id == self._pk, model.password_hash == self.password_hash)
-        with session(self._meta.database):
-            stored = next(iter(unchanged.returning(model.updated_at).tuples().execute()), None)
+        unchanged = model.select(model.id).where(model.id == self._pk, model.password_hash == self.password_hash)
+        update = update_chosen(model, unchanged, {model.password_hash: newer})
+        try:
+            with session(self._meta.database) as database, database.atomic():
+                stored = next(iter(update.returning(model.updated_at).tuples().execute()), None)
+        except PresgenError as error:
+            logger.warning("The password hash of user %s stays an older one: %s", self._pk, error)
+            return
         if stored is not None:
-            self.take_over({**row, model.updated_at: stored[0]})
+            self.take_over({model.password_hash: newer, model.updated_at: stored[0]})
 
     @classmethod
     def authenticate(cls, email: str, password: str) -> User | None:
