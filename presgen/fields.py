@@ -77,6 +77,10 @@ class EmailField(VarcharField):
                 return validation.email(value)
         return validation.lower(value)
 
+    def lookup_key(self, value: str) -> str:
+        """What stands for the address where it is looked up in the database; raises ValidationError for no text."""
+        return str(self.db_value(self.converted(value)))
+
 
 class LongTextField(_Text, pw.TextField):
     """A text of at most validation.LONG_TEXT_MAX characters that is not blank."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -24,6 +25,7 @@ __all__ = [
     "get_user_presentation_jobs",
     "get_user_voice_clones",
     "get_users_with_voice_clones",
+    "owned_by",
 ]
 
 LIMIT_MAX: Final = 10_000
@@ -150,6 +152,47 @@ def get_database_metrics() -> dict[str, Any]:
         "jobs_by_status": jobs_by_status,
         "oldest_pending_seconds": oldest if jobs_by_status["pending"] else None,
     }
+
+
+@dataclass(frozen=True)
+class OwnedBy:
+    """The lists of one user's own rows, and their rows by id; others' are as if they were not there."""
+
+    user_id: int
+
+    def get_presentation_jobs(self, skip: int = 0, limit: int = 100, **choice: Any) -> list[PresentationJob]:
+        """A page of the user's jobs; `choice` is `after` and `status`, as in queries.get_presentation_jobs()."""
+        return get_presentation_jobs(skip, limit, owner=self.user_id, **choice)
+
+    def get_dead_letters(self, limit: int = 100, **choice: Any) -> list[PresentationJob]:
+        """A page of the user's dead letters, chosen as in queries.get_dead_letters()."""
+        return get_dead_letters(limit, owner=self.user_id, **choice)
+
+    def get_dead_letter_errors(self, limit: int = 20, **conditions: Any) -> list[DeadLetterError]:
+        """The errors of the user's dead letters, chosen as in queries.get_dead_letter_errors()."""
+        return get_dead_letter_errors(limit, owner=self.user_id, **conditions)
+
+    def get_voice_clones(self) -> list[VoiceClone]:
+        """The user's voice clones by id; one statement."""
+        return get_user_voice_clones(self.user_id)
+
+    def get_presentation_job(self, job_id: int) -> PresentationJob:
+        """A job of the user's; raises DoesNotExist for anybody else's."""
+        return _one(PresentationJob, self.user_id, job_id)  # type: ignore[no-any-return]
+
+    def get_voice_clone(self, voice_clone_id: int) -> VoiceClone:
+        """A voice clone of the user's; raises DoesNotExist for anybody else's."""
+        return _one(VoiceClone, self.user_id, voice_clone_id)  # type: ignore[no-any-return]
+
+
+def owned_by(user: User | int) -> OwnedBy:
+    """The queries for a user's own rows; raises ValidationError for None and for an unsaved row."""
+    return OwnedBy(User.id.clean_value(user._pk if isinstance(user, User) else user))
+
+
+def _one(model: Any, user_id: int, row_id: int) -> Any:
+    with session(model._meta.database):
+        return model.owned_by(user_id).where(model.id == model.id.clean_value(row_id)).get()
 
 
 def _page(query: Any, limit: int) -> list[PresentationJob]:

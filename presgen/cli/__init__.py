@@ -18,7 +18,9 @@ from .failures import CommandLine
 from .features import features_command, install_command, uninstall_command
 from .jobs import jobs_group
 from .observe import health_command, metrics_command
+from .roles import roles_group
 from .schema import migrate_command, rollback_command, status_command
+from .tenancy import tenancy_group
 from .watch import watch_command
 
 
@@ -93,6 +95,8 @@ for _command in (
     jobs_group,
     dead_group,
     audit_group,
+    roles_group,
+    tenancy_group,
 ):
     cli.add_command(_command)
 

@@ -114,6 +114,11 @@ class PresentationJob(Queueable, Claimable, Reapable, Leased, Controllable, Revi
         """Select the jobs that are not soft-deleted."""
         return cls.select().where(cls.deleted_at.is_null())
 
+    @classmethod
+    def owned_by(cls, user: User | int) -> Any:
+        """Select the jobs of a user, given as row or id; raises ValidationError for None and for an unsaved row."""
+        return cls.select().where(cls.owner == cls.owner.clean_value(user))
+
     @property
     def cursor(self) -> str:
         """The job's place in lists, newest first: what `queries.get_presentation_jobs(after=…)` takes."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, Final
 
 import peewee as pw
 
 from ..bulk_copy import copy_rows
-from ..clock import database_now, is_sqlite
+from ..clock import is_sqlite
 from ..context import session
 from ..errors import ConstraintViolation, ValidationError
 from ..status import UNFINISHED
 from ..validation import argument, mapping, several
 
-_SQLITE_BATCH: Final = 500
+_INSERTED_AT_ONCE: Final = 500
+# PostgreSQL copies into no table whose rows it filters.
+_NOW_AND_WHETHER_FILTERED: Final = "SELECT statement_timestamp(), row_security_active(%s)"
 _ENQUEUED: Final = ("owner", "voice_clone", "s3_pptx_path", "priority", "run_at", "max_attempts", "idempotency_key")
 """What a caller may set of a job; the rest is the life cycle's."""
 
@@ -65,22 +67,31 @@ class Queueable:
     def enqueue_many(cls: Any, rows: Iterable[Mapping[str, Any]]) -> int:
         """Add a job for each mapping of enqueue()'s arguments; gives their number. All are added, or none.
 
-        The rows are validated and streamed (COPY on PostgreSQL), in constant memory; the iterable must not use the
-        database while it is read.
+        The rows are validated and streamed (by COPY on PostgreSQL, but under row-level security), in constant memory;
+        the iterable must not use the database while it is read.
         A ValidationError names the row, counted from 1. Equal idempotency keys raise ConstraintViolation.
         """
         fields = [cls._meta.fields[name] for name in _ENQUEUED]
         database, rows = cls._meta.database, argument(several, rows, "rows")
         with session(database):
-            validated = _validated(cls, fields, rows, now=database_now(database))
+            now, may_copy = _now_and_whether_it_copies(database, cls._meta.table_name)
+            validated = _validated(cls, fields, rows, now=now)
             with database.atomic():
-                if not is_sqlite(database):
+                if may_copy:
                     return copy_rows(database, cls._meta.table_name, fields, validated)
                 added = 0
-                for batch in pw.chunked(validated, _SQLITE_BATCH):
+                for batch in pw.chunked(validated, _INSERTED_AT_ONCE):
                     pw.ModelInsert(cls, batch, fields).execute()
                     added += len(batch)
             return added
+
+
+def _now_and_whether_it_copies(database: Any, table: str) -> tuple[datetime, bool]:
+    """The database's time, and whether COPY can load the table; one statement on PostgreSQL, none on SQLite."""
+    if is_sqlite(database):
+        return datetime.now(timezone.utc), False
+    now, is_filtered = database.execute_sql(_NOW_AND_WHETHER_FILTERED, (table,)).fetchone()
+    return now, not is_filtered
 
 
 def _validated(

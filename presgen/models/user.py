@@ -44,6 +44,11 @@ class User(BaseModel):
         """Select the users that are not soft-deleted."""
         return cls.select().where(cls.is_active)
 
+    @classmethod
+    def owned_by(cls, user: User | int) -> Any:
+        """Select the row of a user, given as row or id; raises ValidationError for None and for an unsaved row."""
+        return cls.select().where(cls.id == cls.id.clean_value(user._pk if isinstance(user, User) else user))
+
     def set_password(self, password: str) -> None:
         """Store the password's argon2 hash on the instance; `save()` writes it.
 

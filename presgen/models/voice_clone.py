@@ -65,6 +65,11 @@ class VoiceClone(BaseModel):
         """Select the voices that are not soft-deleted."""
         return cls.select().where(cls.is_active)
 
+    @classmethod
+    def owned_by(cls, user: User | int) -> Any:
+        """Select the voices of a user, given as row or id; raises ValidationError for None and for an unsaved row."""
+        return cls.select().where(cls.owner == cls.owner.clean_value(user))
+
 
 VoiceClone.add_index(VoiceClone.index(VoiceClone.name, name="idx_voice_clones_name"))
 VoiceClone.add_index(VoiceClone.index(VoiceClone.owner, VoiceClone.name, name="idx_voice_clones_owner_name"))

@@ -9,16 +9,28 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.servers import Server
 
 SECURITY = Path(__file__).parent.parent.parent / "docs" / "security.md"
 
 
+ROLES = ("web_login", "presgen_owner", "presgen_app", "presgen_worker")
+
+
+@pytest.fixture
+def without_roles(postgresql: str, servers: dict[str, Server]) -> Iterator[None]:
+    """Roles belong to the whole server; they go after the database, whose things are theirs."""
+    yield
+    servers[postgresql].execute(*(f"DROP ROLE IF EXISTS {role}" for role in ROLES))
+
+
 def test_the_blocks_of_the_security_guide_work(
-    empty_url: str, postgresql: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    without_roles: None, empty_url: str, postgresql: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", empty_url)
     monkeypatch.chdir(tmp_path)
