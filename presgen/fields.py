@@ -16,7 +16,9 @@ from . import validation
 from .checked import Checked, is_for_postgresql
 from .clock import SQLITE_FORMAT, stored_moment
 from .context import session
-from .errors import ValidationError
+from .encrypted import Sealable, no_sealing
+from .errors import ConfigurationError, DecryptionError, ValidationError
+from .sealing import Sealing
 from .status import JobStatus
 
 
@@ -65,10 +67,30 @@ class VarcharField(_Text, pw.CharField):
         return validation.text(value, max_length=self.max_length)
 
 
-class EmailField(VarcharField):
-    """An e-mail address in normal form, also where it is compared."""
+class EmailField(Sealable, VarcharField):
+    """An e-mail address in normal form, also where it is compared; sealed where the database asks for it."""
 
     def db_value(self, value: Any) -> Any:
+        return self.stored(self.compared(value))
+
+    def sealing(self, *, to_find: bool = False) -> Sealing | None:
+        sealing: Sealing | None = getattr(self.model._meta.database, "sealing", None)
+        if sealing is None or not (sealing.has_keys or to_find):
+            return None
+        return sealing if sealing.index_key_in_force(self.place, to_find=to_find) else None
+
+    def index_key_id(self, sealing: Sealing) -> str | None:
+        return sealing.index_key_in_force(self.place)
+
+    def lookup_key(self, value: str) -> str:
+        """What the database finds an address by: its digest where it is sealed, or else its normal form."""
+        text, sealing = self.compared(value), self.sealing(to_find=True)
+        index_key_id = None if sealing is None else self.index_key_id(sealing)
+        if sealing is None or index_key_id is None:
+            return text  # type: ignore[no-any-return]
+        return sealing.digest(text, self.place, index_key_id)
+
+    def compared(self, value: Any) -> Any:
         value = str.__str__(value) if isinstance(value, str) else super().db_value(value)
         if value is None:
             return None
@@ -83,6 +105,40 @@ class LongTextField(_Text, pw.TextField):
 
     def check_type(self, value: Any) -> str:
         return validation.text(value, max_length=validation.LONG_TEXT_MAX)
+
+
+class EncryptedText(Sealable, LongTextField):
+    """A text that the database only ever sees sealed; found by equal values, with BlindIndex(), if `blind_index`.
+
+    Needs a manager's database with keys (DATABASE_ENCRYPTION_KEYS, and DATABASE_INDEX_KEYS for a blind index). Raises
+    DecryptionError when a value is read that was not sealed for this column.
+    """
+
+    def __init__(self, *, blind_index: bool = False, **options: Any) -> None:
+        self.has_blind_index = blind_index
+        if options.get("unique") or options.get("index"):
+            raise ConfigurationError("equal texts are sealed differently: add_index(BlindIndex(field, unique=True))")
+        super().__init__(**options)
+
+    def db_value(self, value: Any) -> Any:
+        return self.stored(self.compared(value))
+
+    def compared(self, value: Any) -> Any:
+        return super().db_value(value)
+
+    def sealing(self, *, to_find: bool = False) -> Sealing:
+        sealing: Sealing | None = getattr(self.model._meta.database, "sealing", None)
+        if sealing is None:
+            raise no_sealing(self.place)
+        return sealing
+
+    def index_key_id(self, sealing: Sealing) -> str | None:
+        return sealing.index_keys.current if self.has_blind_index else None
+
+    def opened_plain(self, value: Any) -> Any:
+        if value is None:
+            return None
+        raise DecryptionError(str(self.place))
 
 
 class WholeField(_Whole, pw.IntegerField):

@@ -13,6 +13,7 @@ import click
 from .. import __version__
 from ..errors import MissingExtra
 from .dead import dead_group
+from .encryption import encryption_group
 from .failures import CommandLine
 from .features import features_command, install_command, uninstall_command
 from .jobs import jobs_group
@@ -91,6 +92,7 @@ for _command in (
     watch_command,
     jobs_group,
     dead_group,
+    encryption_group,
 ):
     cli.add_command(_command)
 

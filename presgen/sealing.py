@@ -1,0 +1,202 @@
+"""Sealing: values encrypted for one column, and the digests by which they are found.
+
+A sealed value is one text, the envelope `enc@@1:<digest>:<key id>:<index key id>:<payload>`, in lower case as
+valid_email asks for, and no e-mail address, which has one @. The payload is base32 of a nonce of 12 bytes and of what
+AES-256-GCM makes; what comes before it, the table and the column are authenticated with it. The digest is HMAC-SHA256
+of table, column and text (215 bits of it), empty where there is no blind index.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import os
+import re
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from .clock import is_sqlite
+from .errors import ConfigurationError, ConstraintViolation, DecryptionError, EncryptionChanged, MissingExtra
+from .keyring import Keyring
+
+PREFIX: Final = "enc@@1:"
+DIGEST_START: Final = len(PREFIX) + 1
+"""Where SQL's substr() finds the digest."""
+DIGEST_LENGTH: Final = 43
+ENCRYPTION_KEYS: Final = "DATABASE_ENCRYPTION_KEYS"
+INDEX_KEYS: Final = "DATABASE_INDEX_KEYS"
+
+_NONCE_BYTES: Final = 12
+_RULE: Final = "encrypted_"
+_OPPOSITE_RULE: Final = "plain_"
+_ENVELOPE: Final = re.compile(
+    rf"(?P<header>enc@@1:(?:[a-z2-7]{{{DIGEST_LENGTH}}})?:(?P<key_id>[a-z0-9-]+):[a-z0-9-]*:)(?P<payload>[a-z2-7]+)"
+)
+# A process that has looked need not look again so soon. Who writes by what is no more the case is refused by a CHECK.
+_REMEMBERED_SECONDS: Final = 1.0
+_RULE_POSTGRESQL: Final = """
+SELECT pg_get_constraintdef(oid)
+FROM pg_constraint
+WHERE conrelid = to_regclass(%s) AND conname = %s
+"""
+_RULE_SQLITE: Final = "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? AND name = ? || '_insert'"
+_INDEX_KEY_OF_RULE: Final = re.compile(r":%+:([a-z0-9-]+):%")
+
+
+@dataclass(frozen=True)
+class Place:
+    """The column that a value is sealed for."""
+
+    table: str
+    column: str
+
+    @property
+    def rule(self) -> str:
+        """The name of the rule that the column holds sealed values alone."""
+        return _RULE + self.column
+
+    @property
+    def opposite_rule(self) -> str:
+        """The name of the rule that it holds none."""
+        return _OPPOSITE_RULE + self.column
+
+    def __str__(self) -> str:
+        return f"{self.table}.{self.column}"
+
+
+def envelope_pattern(*, key_id: str = "%", index_key_id: str = "%", is_indexed: bool = True) -> str:
+    """What envelopes are LIKE in SQL, on either backend."""
+    return f"{PREFIX}{'_' * DIGEST_LENGTH if is_indexed else ''}:{key_id}:{index_key_id}:%"
+
+
+def is_sealed(stored: Any) -> bool:
+    """Whether a stored value is an envelope."""
+    return isinstance(stored, str) and stored.startswith(PREFIX)
+
+
+class Sealing:
+    """What one database's values are sealed with, and which of its columns are."""
+
+    def __init__(self, database: Any, encryption_keys: Keyring | None, index_keys: Keyring | None) -> None:
+        self._database = database
+        self._encryption_keys = encryption_keys
+        self._index_keys = index_keys
+        self._cipher = cache(lambda key_id: _aes_gcm()(self.encryption_keys.key(key_id)))
+        # A transaction sees what it has itself installed or taken away, and nobody else does.
+        self._looked_at: WeakKeyDictionary[Any, dict[Place, tuple[float, str | None]]] = WeakKeyDictionary()
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether the configuration has any."""
+        return self._encryption_keys is not None
+
+    @property
+    def encryption_keys(self) -> Keyring:
+        """The keys of the ciphertexts; raises ConfigurationError where there are none."""
+        return _required(self._encryption_keys, ENCRYPTION_KEYS)
+
+    @property
+    def index_keys(self) -> Keyring:
+        """The keys of the digests; raises ConfigurationError where there are none."""
+        return _required(self._index_keys, INDEX_KEYS)
+
+    def seal(self, text: str, place: Place, *, index_key_id: str | None) -> str:
+        """The envelope of a text, with its digest by an index key, or with none."""
+        key_id = self.encryption_keys.current
+        digest = "" if index_key_id is None else self.digest(text, place, index_key_id)
+        header = f"{PREFIX}{digest}:{key_id}:{index_key_id or ''}:"
+        nonce = os.urandom(_NONCE_BYTES)
+        ciphertext = self._cipher(key_id).encrypt(nonce, text.encode(), f"{place}:{header}".encode())
+        return header + _base32(nonce + ciphertext)
+
+    def open(self, stored: str, place: Place) -> str:
+        """The text of an envelope; raises DecryptionError, ConfigurationError for a key that is not there."""
+        match = _ENVELOPE.fullmatch(stored)
+        if match is None:
+            raise DecryptionError(str(place))
+        key_id = match["key_id"]
+        sealed = _from_base32(match["payload"])
+        cipher = self._cipher(key_id)
+        with suppress(Exception):  # InvalidTag, or a ValueError for what is too short: neither says more
+            nonce, ciphertext = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+            text: bytes = cipher.decrypt(nonce, ciphertext, f"{place}:{match['header']}".encode())
+            return text.decode()
+        raise DecryptionError(str(place), key_id=key_id)
+
+    def digests(self, text: str, place: Place) -> list[str]:
+        """What a text may be found by: its digest by every index key, the current one first."""
+        return [self.digest(text, place, key_id) for key_id in self.index_keys.ids]
+
+    def digest(self, text: str, place: Place, index_key_id: str) -> str:
+        """What a text is found by where that index key is in force."""
+        message = f"{place}:{text}".encode()
+        return _base32(hmac.digest(self.index_keys.key(index_key_id), message, "sha256"))[:DIGEST_LENGTH]
+
+    def index_key_in_force(self, place: Place, *, to_find: bool = False) -> str | None:
+        """The id of the index key by which a column is sealed now; None for one that holds plain values.
+
+        The database's catalog says so. It is asked at most once in _REMEMBERED_SECONDS, by each transaction for itself,
+        and after a write that was refused. A lookup (`to_find`) for plain values asks each time where there are keys:
+        it would find nothing, and raise no error, when they have been sealed in the meantime.
+        """
+        transactions = self._database.transactions
+        looked_at = self._looked_at.setdefault(transactions[0] if transactions else self, {})
+        at, index_key_id = looked_at.get(place, (-_REMEMBERED_SECONDS, None))
+        now = time.monotonic()
+        is_plain_for_now = to_find and self.has_keys and index_key_id is None
+        if is_plain_for_now or now - at >= _REMEMBERED_SECONDS:
+            index_key_id = self._look(place)
+            looked_at[place] = now, index_key_id
+        return index_key_id
+
+    def _look(self, place: Place) -> str | None:
+        sql = _RULE_SQLITE if is_sqlite(self._database) else _RULE_POSTGRESQL
+        row = self._database.execute_sql(sql, (place.table, place.rule)).fetchone()
+        match = _INDEX_KEY_OF_RULE.search(row[0]) if row else None
+        return match[1] if match else None
+
+    def forget(self) -> None:
+        """Ask the catalog again."""
+        self._looked_at.clear()
+
+    def explain(self, error: ConstraintViolation) -> None:
+        """Raise what a broken rule of encryption means, if it is one; the next write asks the catalog again."""
+        if not (error.constraint or "").startswith((_RULE, _OPPOSITE_RULE)):
+            return
+        self.forget()
+        _required(self._encryption_keys, ENCRYPTION_KEYS)
+        raise EncryptionChanged(constraint=error.constraint) from None
+
+
+def _required(keys: Keyring | None, variable: str) -> Keyring:
+    if keys is None:
+        raise ConfigurationError(
+            f"{variable} is not set, and encrypted values need it: set {ENCRYPTION_KEYS} and {INDEX_KEYS} alike for "
+            "all programs on the database; `presgen encryption new-key` makes an entry"
+        )
+    return keys
+
+
+def _aes_gcm() -> Any:
+    try:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    except ModuleNotFoundError:
+        raise MissingExtra("cryptography", "crypto") from None
+    return AESGCM
+
+
+def _base32(raw: bytes) -> str:
+    return base64.b32encode(raw).decode().rstrip("=").lower()
+
+
+def _from_base32(text: str) -> bytes:
+    with suppress(binascii.Error):
+        raw = base64.b32decode(text.upper() + "=" * (-len(text) % 8))
+        if _base32(raw) == text:  # its last character has bits to spare, which an envelope must not differ by
+            return raw
+    return b""
