@@ -167,7 +167,7 @@ def refuse_order(nodes: Iterable[Any]) -> None:
     """Raise ValidationError for a sort or a group by an encrypted column."""
     for node in nodes:
         field = field_behind(node.unwrap() if isinstance(node, pw.Node) else node)
-        if isinstance(field, Sealable) and field.sealing() is not None:
+        if isinstance(field, Sealable) and field.sealing(to_find=True) is not None:
             raise field.refusal()
 
 

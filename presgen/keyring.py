@@ -61,12 +61,12 @@ class Keyring:
                 f"{self.variable} has no key {_shown(key_id)}, with which a value is sealed; "
                 f"it has {', '.join(self.ids)}"
             )
-        key: object = None
         with suppress(Exception):  # whose message may say anything
-            key = self._fetch(key_id)
-        if not isinstance(key, bytes) or len(key) != KEY_BYTES:
-            raise ConfigurationError(f"{self.variable}: the key {key_id} cannot be had, or is not {KEY_BYTES} bytes")
-        return key
+            key: object = self._fetch(key_id)
+            if isinstance(key, bytes) and len(key) == KEY_BYTES:
+                return key
+        key = None  # for whoever prints the variables of this call
+        raise ConfigurationError(f"{self.variable}: the key {key_id} cannot be had, or is not {KEY_BYTES} bytes")
 
     def require_all(self) -> None:
         """Raise ConfigurationError when one of the keys cannot be had."""

@@ -1,15 +1,13 @@
 """Sealing: values encrypted for one column, and the digests by which they are found.
 
 A sealed value is one text, the envelope `enc@@1:<digest>:<key id>:<index key id>:<payload>`, in lower case as
-valid_email asks for, and no e-mail address, which has one @. The payload is base32 of a nonce of 12 bytes and of what
-AES-256-GCM makes; what comes before it, the table and the column are authenticated with it. The digest is HMAC-SHA256
-of table, column and text (215 bits of it), empty where there is no blind index.
+valid_email asks for, and no e-mail address, which has one @. The payload is a nonce of 12 bytes and what AES-256-GCM
+makes, in hex; what comes before it, the table and the column are authenticated with it. The digest is HMAC-SHA256 of
+table, column and text (172 bits of it, in hex), empty where there is no blind index.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hmac
 import os
 import re
@@ -18,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 from .clock import is_sqlite
 from .errors import ConfigurationError, ConstraintViolation, DecryptionError, EncryptionChanged, MissingExtra
@@ -35,7 +33,7 @@ _NONCE_BYTES: Final = 12
 _RULE: Final = "encrypted_"
 _OPPOSITE_RULE: Final = "plain_"
 _ENVELOPE: Final = re.compile(
-    rf"(?P<header>enc@@1:(?:[a-z2-7]{{{DIGEST_LENGTH}}})?:(?P<key_id>[a-z0-9-]+):[a-z0-9-]*:)(?P<payload>[a-z2-7]+)"
+    rf"(?P<header>enc@@1:(?:[0-9a-f]{{{DIGEST_LENGTH}}})?:(?P<key_id>[a-z0-9-]+):[a-z0-9-]*:)(?P<payload>[0-9a-f]+)"
 )
 # A process that has looked need not look again so soon. Who writes by what is no more the case is refused by a CHECK.
 _REMEMBERED_SECONDS: Final = 1.0
@@ -87,8 +85,8 @@ class Sealing:
         self._encryption_keys = encryption_keys
         self._index_keys = index_keys
         self._cipher = cache(lambda key_id: _aes_gcm()(self.encryption_keys.key(key_id)))
-        # A transaction sees what it has itself installed or taken away, and nobody else does.
-        self._looked_at: WeakKeyDictionary[Any, dict[Place, tuple[float, str | None]]] = WeakKeyDictionary()
+        self._looked_at: dict[Place, tuple[float, str | None]] = {}
+        self._changing: WeakSet[Any] = WeakSet()
 
     @property
     def has_keys(self) -> bool:
@@ -112,7 +110,7 @@ class Sealing:
         header = f"{PREFIX}{digest}:{key_id}:{index_key_id or ''}:"
         nonce = os.urandom(_NONCE_BYTES)
         ciphertext = self._cipher(key_id).encrypt(nonce, text.encode(), f"{place}:{header}".encode())
-        return header + _base32(nonce + ciphertext)
+        return f"{header}{nonce.hex()}{ciphertext.hex()}"
 
     def open(self, stored: str, place: Place) -> str:
         """The text of an envelope; raises DecryptionError, ConfigurationError for a key that is not there."""
@@ -120,9 +118,9 @@ class Sealing:
         if match is None:
             raise DecryptionError(str(place))
         key_id = match["key_id"]
-        sealed = _from_base32(match["payload"])
         cipher = self._cipher(key_id)
-        with suppress(Exception):  # InvalidTag, or a ValueError for what is too short: neither says more
+        with suppress(Exception):  # InvalidTag, or a ValueError for what has been cut: neither says more
+            sealed = bytes.fromhex(match["payload"])
             nonce, ciphertext = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
             text: bytes = cipher.decrypt(nonce, ciphertext, f"{place}:{match['header']}".encode())
             return text.decode()
@@ -134,24 +132,24 @@ class Sealing:
 
     def digest(self, text: str, place: Place, index_key_id: str) -> str:
         """What a text is found by where that index key is in force."""
-        message = f"{place}:{text}".encode()
-        return _base32(hmac.digest(self.index_keys.key(index_key_id), message, "sha256"))[:DIGEST_LENGTH]
+        code = hmac.digest(self.index_keys.key(index_key_id), f"{place}:{text}".encode(), "sha256")
+        return code.hex()[:DIGEST_LENGTH]
 
     def index_key_in_force(self, place: Place, *, to_find: bool = False) -> str | None:
         """The id of the index key by which a column is sealed now; None for one that holds plain values.
 
-        The database's catalog says so. It is asked at most once in _REMEMBERED_SECONDS, by each transaction for itself,
+        The database's catalog says so. It is asked at most once in _REMEMBERED_SECONDS,
         and after a write that was refused. A lookup (`to_find`) for plain values asks each time where there are keys:
         it would find nothing, and raise no error, when they have been sealed in the meantime.
         """
-        transactions = self._database.transactions
-        looked_at = self._looked_at.setdefault(transactions[0] if transactions else self, {})
-        at, index_key_id = looked_at.get(place, (-_REMEMBERED_SECONDS, None))
+        if not self._changing.isdisjoint(self._database.transactions):
+            return self._look(place)
         now = time.monotonic()
+        at, index_key_id = self._looked_at.get(place, (now - _REMEMBERED_SECONDS, None))
         is_plain_for_now = to_find and self.has_keys and index_key_id is None
         if is_plain_for_now or now - at >= _REMEMBERED_SECONDS:
             index_key_id = self._look(place)
-            looked_at[place] = now, index_key_id
+            self._looked_at[place] = now, index_key_id
         return index_key_id
 
     def _look(self, place: Place) -> str | None:
@@ -160,15 +158,16 @@ class Sealing:
         match = _INDEX_KEY_OF_RULE.search(row[0]) if row else None
         return match[1] if match else None
 
-    def forget(self) -> None:
-        """Ask the catalog again."""
-        self._looked_at.clear()
+    def change(self) -> None:
+        """Remember nothing of what the open transaction sees: it changes the catalog, and may be undone."""
+        self._changing.update(self._database.transactions[:1])
+        self._database.after_commit(self._looked_at.clear)
 
     def explain(self, error: ConstraintViolation) -> None:
         """Raise what a broken rule of encryption means, if it is one; the next write asks the catalog again."""
         if not (error.constraint or "").startswith((_RULE, _OPPOSITE_RULE)):
             return
-        self.forget()
+        self._looked_at.clear()
         _required(self._encryption_keys, ENCRYPTION_KEYS)
         raise EncryptionChanged(constraint=error.constraint) from None
 
@@ -188,15 +187,3 @@ def _aes_gcm() -> Any:
     except ModuleNotFoundError:
         raise MissingExtra("cryptography", "crypto") from None
     return AESGCM
-
-
-def _base32(raw: bytes) -> str:
-    return base64.b32encode(raw).decode().rstrip("=").lower()
-
-
-def _from_base32(text: str) -> bytes:
-    with suppress(binascii.Error):
-        raw = base64.b32decode(text.upper() + "=" * (-len(text) % 8))
-        if _base32(raw) == text:  # its last character has bits to spare, which an envelope must not differ by
-            return raw
-    return b""

@@ -20,4 +20,5 @@ pytest_plugins = [
     "fixtures.servers",
     "fixtures.databases",
     "fixtures.rows",
+    "fixtures.encrypted",
 ]

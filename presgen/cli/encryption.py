@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -11,6 +9,7 @@ import click
 from ..keyring import new_entry
 from .columns import print_table
 from .connection import open_manager
+from .progress import shown_progress
 
 
 @click.group("encryption")
@@ -45,7 +44,7 @@ def rotate(context: click.Context, batch: int) -> None:
     """Seal with the current key what older ones have sealed, while the application works; again, what is left."""
     from ..ext import encryption
 
-    with _progress() as progress:
+    with shown_progress("addresses") as progress:
         count = encryption.rotate(open_manager(context), batch=batch, progress=progress)
     click.echo(f"{count} addresses are sealed anew")
 
@@ -54,25 +53,3 @@ def _said(key_id: str, keys: Any) -> str:
     if key_id not in keys.ids:
         return "missing in DATABASE_ENCRYPTION_KEYS"
     return "current" if key_id == keys.current else ""
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Shows how far it is: a bar with rich on a terminal, and lines on stderr otherwise."""
-    try:
-        from rich.console import Console
-        from rich.progress import Progress
-    except ModuleNotFoundError:
-        yield _print_line
-        return
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _print_line
-        return
-    with Progress(console=console) as bar:
-        task = bar.add_task("addresses", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _print_line(done: int, total: int) -> None:
-    click.echo(f"{done} of {total}", err=True)
