@@ -22,8 +22,10 @@ USES_DIGESTS: Final = {
 
 _DROP_INDEX: Final = "DROP INDEX IF EXISTS idx_users_email"
 # The name stays, so that who catches a ConstraintViolation by it need not know.
-_INDEX: Final = "CREATE UNIQUE INDEX idx_users_email ON users ({}) WHERE email IS NOT NULL"
-_DIGEST: Final = f"substr(email, {DIGEST_START}, {DIGEST_LENGTH})"
+_INDEX: Final = "CREATE UNIQUE INDEX idx_users_email ON users "
+_ADDRESSES: Final = "(email) WHERE email IS NOT NULL"
+# Without a WHERE: of a digest SQLite would not see that its address is not NULL.
+_DIGESTS: Final = f"(substr(email, {DIGEST_START}, {DIGEST_LENGTH}))"
 _TRIGGER: Final = """
 CREATE TRIGGER {rule}_{event} BEFORE {event} ON users FOR EACH ROW
 WHEN NEW.email {refused}
@@ -48,10 +50,10 @@ def columns_for(database: Any, *, sealed: bool) -> list[str]:
 def rules_for(database: Any, place: Place, index_key_id: str | None) -> list[str]:
     """What holds from then on: one user for each address, and one form of values, by one index key."""
     if index_key_id is None:
-        index, rule, like, pattern = "email", place.opposite_rule, "NOT LIKE", f"{PREFIX}%"
+        index, rule, like, pattern = _ADDRESSES, place.opposite_rule, "NOT LIKE", f"{PREFIX}%"
     else:
-        index, rule, like, pattern = _DIGEST, place.rule, "LIKE", envelope_pattern(index_key_id=index_key_id)
-    created = [_INDEX.format(index)]
+        index, rule, like, pattern = _DIGESTS, place.rule, "LIKE", envelope_pattern(index_key_id=index_key_id)
+    created = [_INDEX + index]
     if is_sqlite(database):
         refused = f"{'LIKE' if index_key_id is None else 'NOT LIKE'} '{pattern}'"
         return created + [_TRIGGER.format(rule=rule, event=event, refused=refused) for event in ("insert", "update")]
