@@ -126,7 +126,8 @@ class Comparison(pw.Expression):
             raise field.refusal()
         if isinstance(self.rhs, Sealable) and field_behind(self.rhs) is field and self.op in _EQUALS:
             return ctx.sql(pw.Expression(Digest(self.lhs), self.op, Digest(self.rhs)))
-        digests = [digest for text in self._texts(field) for digest in sealing.digests(text, field.place)]
+        in_force = field.index_key_id(sealing)
+        digests = [digest for text in self._texts(field) for digest in sealing.digests(text, field.place, in_force)]
         return ctx.sql(pw.Expression(Digest(self.lhs), _EQUALS.get(self.op, self.op), digests))
 
     def _texts(self, field: Any) -> Iterable[str]:

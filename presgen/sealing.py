@@ -126,9 +126,11 @@ class Sealing:
             return text.decode()
         raise DecryptionError(str(place), key_id=key_id)
 
-    def digests(self, text: str, place: Place) -> list[str]:
-        """What a text may be found by: its digest by every index key, the current one first."""
-        return [self.digest(text, place, key_id) for key_id in self.index_keys.ids]
+    def digests(self, text: str, place: Place, index_key_id: str) -> list[str]:
+        """What a text may be found by: its digest by the index key in force, which must be there, and by all others."""
+        return [
+            self.digest(text, place, key_id) for key_id in {index_key_id: None, **dict.fromkeys(self.index_keys.ids)}
+        ]
 
     def digest(self, text: str, place: Place, index_key_id: str) -> str:
         """What a text is found by where that index key is in force."""

@@ -110,4 +110,6 @@ def test_a_key_that_is_missing_is_named(encrypted: DatabaseManager, url: str) ->
     with keyed(url, index_keys=("i9",)) as manager:
         with pytest.raises(ConfigurationError, match="has no key i1"):
             User.create(name="Bob", email="bob@example.com")
+        with pytest.raises(ConfigurationError, match="has no key i1"):
+            User.get_or_none(email="ada@example.com")
         assert stored(manager)[0].startswith(PREFIX)

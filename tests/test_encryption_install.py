@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from fixtures.encrypted import entry, keyed, stored
 
-from presgen import DatabaseManager, User, VoiceClone
+from presgen import DatabaseConfig, DatabaseManager, User, VoiceClone
 from presgen.cli import cli
 from presgen.clock import is_sqlite
 from presgen.errors import ConfigurationError, ConstraintViolation, DatabaseBusy, EncryptionChanged, ValidationError
@@ -175,7 +175,7 @@ def test_a_lookup_never_overlooks_what_has_been_sealed_meanwhile(db: DatabaseMan
 
 
 def test_readers_go_on_while_rows_are_sealed(postgresql: str, db: DatabaseManager, url: str) -> None:
-    with DatabaseManager(url) as other:
+    with DatabaseManager(DatabaseConfig(url, statement_timeout=5)) as other:
         User.bind(db.database)
         counts: list[int] = []
 
