@@ -8,7 +8,7 @@ from typing import Any, Final
 import peewee as pw
 
 from .errors import ConfigurationError, ValidationError
-from .sealing import DIGEST_LENGTH, DIGEST_START, Place, Sealing, is_sealed
+from .sealing import DIGEST_LENGTH, DIGEST_START, Place, Seal, Sealing, is_sealed
 
 _IS_NULL: Final = (pw.OP.IS, pw.OP.IS_NOT)
 _EQUALS: Final = {pw.OP.EQ: pw.OP.IN, pw.OP.NE: pw.OP.NOT_IN}
@@ -44,15 +44,16 @@ class Sealable:
         """Where its values are."""
         return Place(self.model._meta.table_name, self.column_name)
 
-    def sealing(self, *, to_find: bool = False) -> Sealing | None:
-        """What seals its values in the database that the model is bound to; None where they are plain.
+    @property
+    def sealing(self) -> Sealing | None:
+        """What has the keys of the database that the model is bound to; None for a database of another library."""
+        return getattr(self.model._meta.database, "sealing", None)
+
+    def seal(self, *, to_find: bool = False) -> Seal | None:
+        """What its values are sealed with now; None where they are plain.
 
         Who writes is told by a CHECK when that has changed; who looks for a value has to know (`to_find`).
         """
-        raise AssertionError(f"{type(self).__name__} does not say")
-
-    def index_key_id(self, sealing: Sealing) -> str | None:
-        """The id of the index key for what is written now; None without a blind index."""
         raise AssertionError(f"{type(self).__name__} does not say")
 
     def compared(self, value: Any) -> str:
@@ -61,18 +62,15 @@ class Sealable:
 
     def stored(self, text: str | None) -> str | None:
         """What is written for a text."""
-        sealing = None if text is None else self.sealing()
-        if text is None or sealing is None:
-            return text
-        return sealing.seal(text, self.place, index_key_id=self.index_key_id(sealing))
+        seal = None if text is None else self.seal()
+        return text if text is None or seal is None else seal.envelope(text)
 
     def python_value(self, value: Any) -> Any:
         if not is_sealed(value):
             return self.opened_plain(value)
-        sealing = getattr(self.model._meta.database, "sealing", None)
-        if sealing is None:
+        if self.sealing is None:
             raise no_sealing(self.place)
-        return sealing.open(value, self.place)
+        return self.sealing.open(value, self.place)
 
     def opened_plain(self, value: Any) -> Any:
         """What a stored value that is no envelope is read as."""
@@ -80,7 +78,7 @@ class Sealable:
 
     def __sql__(self, ctx: Any) -> Any:
         is_operand = ctx.state.in_expr and not ctx.state.takes_envelopes
-        if is_operand and self.sealing(to_find=True) is not None:
+        if is_operand and self.seal(to_find=True) is not None:
             raise self.refusal()
         return super().__sql__(ctx)  # type: ignore[misc]
 
@@ -118,16 +116,15 @@ class Comparison(pw.Expression):
 
     def __sql__(self, ctx: Any) -> Any:
         field = field_behind(self.lhs)
-        sealing = None if self.op in _IS_NULL else field.sealing(to_find=True)
-        if sealing is None:
+        seal = None if self.op in _IS_NULL else field.seal(to_find=True)
+        if seal is None:
             with ctx(takes_envelopes=True):
                 return super().__sql__(ctx)  # type: ignore[no-untyped-call]
         if not field.has_blind_index:
             raise field.refusal()
         if isinstance(self.rhs, Sealable) and field_behind(self.rhs) is field and self.op in _EQUALS:
             return ctx.sql(pw.Expression(Digest(self.lhs), self.op, Digest(self.rhs)))
-        in_force = field.index_key_id(sealing)
-        digests = [digest for text in self._texts(field) for digest in sealing.digests(text, field.place, in_force)]
+        digests = [digest for text in self._texts(field) for digest in seal.digests(text)]
         return ctx.sql(pw.Expression(Digest(self.lhs), _EQUALS.get(self.op, self.op), digests))
 
     def _texts(self, field: Any) -> Iterable[str]:
@@ -168,7 +165,7 @@ def refuse_order(nodes: Iterable[Any]) -> None:
     """Raise ValidationError for a sort or a group by an encrypted column."""
     for node in nodes:
         field = field_behind(node.unwrap() if isinstance(node, pw.Node) else node)
-        if isinstance(field, Sealable) and field.sealing(to_find=True) is not None:
+        if isinstance(field, Sealable) and field.seal(to_find=True) is not None:
             raise field.refusal()
 
 

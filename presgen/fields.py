@@ -18,7 +18,7 @@ from .clock import SQLITE_FORMAT, stored_moment
 from .context import session
 from .encrypted import Sealable, no_sealing
 from .errors import ConfigurationError, DecryptionError, ValidationError
-from .sealing import Sealing
+from .sealing import Seal
 from .status import JobStatus
 
 
@@ -73,24 +73,20 @@ class EmailField(Sealable, VarcharField):
     def db_value(self, value: Any) -> Any:
         return self.stored(self.compared(value))
 
-    def sealing(self, *, to_find: bool = False) -> Sealing | None:
-        sealing: Sealing | None = getattr(self.model._meta.database, "sealing", None)
+    def seal(self, *, to_find: bool = False) -> Seal | None:
+        sealing = self.sealing
         if sealing is None or not (sealing.has_keys or to_find):
             return None
-        return sealing if sealing.index_key_in_force(self.place, to_find=to_find) else None
-
-    def index_key_id(self, sealing: Sealing) -> str | None:
-        return sealing.index_key_in_force(self.place)
+        index_key_id = sealing.index_key_in_force(self.place, to_find=to_find)
+        return None if index_key_id is None else Seal(sealing, self.place, index_key_id)
 
     def lookup_key(self, value: str) -> str:
         """What the database finds an address by: its digest where it is sealed, or else its normal form."""
-        text, sealing = self.compared(value), self.sealing(to_find=True)
-        index_key_id = None if sealing is None else self.index_key_id(sealing)
-        if sealing is None or index_key_id is None:
-            return text  # type: ignore[no-any-return]
-        return sealing.digest(text, self.place, index_key_id)
+        text, seal = self.compared(value), self.seal(to_find=True)
+        return text if seal is None else seal.digest(text)
 
     def compared(self, value: Any) -> Any:
+        """The normal form of a value in a query."""
         value = str.__str__(value) if isinstance(value, str) else super().db_value(value)
         if value is None:
             return None
@@ -126,14 +122,10 @@ class EncryptedText(Sealable, LongTextField):
     def compared(self, value: Any) -> Any:
         return super().db_value(value)
 
-    def sealing(self, *, to_find: bool = False) -> Sealing:
-        sealing: Sealing | None = getattr(self.model._meta.database, "sealing", None)
-        if sealing is None:
+    def seal(self, *, to_find: bool = False) -> Seal:
+        if self.sealing is None:
             raise no_sealing(self.place)
-        return sealing
-
-    def index_key_id(self, sealing: Sealing) -> str | None:
-        return sealing.index_keys.current if self.has_blind_index else None
+        return Seal(self.sealing, self.place, self.sealing.index_keys.current if self.has_blind_index else None)
 
     def opened_plain(self, value: Any) -> Any:
         if value is None:

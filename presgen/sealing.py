@@ -126,12 +126,6 @@ class Sealing:
             return text.decode()
         raise DecryptionError(str(place), key_id=key_id)
 
-    def digests(self, text: str, place: Place, index_key_id: str) -> list[str]:
-        """What a text may be found by: its digest by the index key in force, which must be there, and by all others."""
-        return [
-            self.digest(text, place, key_id) for key_id in {index_key_id: None, **dict.fromkeys(self.index_keys.ids)}
-        ]
-
     def digest(self, text: str, place: Place, index_key_id: str) -> str:
         """What a text is found by where that index key is in force."""
         code = hmac.digest(self.index_keys.key(index_key_id), f"{place}:{text}".encode(), "sha256")
@@ -172,6 +166,38 @@ class Sealing:
         self._looked_at.clear()
         _required(self._encryption_keys, ENCRYPTION_KEYS)
         raise EncryptionChanged(constraint=error.constraint) from None
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What the values of one column are sealed with at the moment; `index_key_id` is None without a blind index."""
+
+    sealing: Sealing
+    place: Place
+    index_key_id: str | None
+
+    def envelope(self, text: str) -> str:
+        """What is stored for a text."""
+        return self.sealing.seal(text, self.place, index_key_id=self.index_key_id)
+
+    def digest(self, text: str) -> str:
+        """What a text is found by; of a column with a blind index."""
+        assert self.index_key_id is not None
+        return self.sealing.digest(text, self.place, self.index_key_id)
+
+    def digests(self, text: str) -> list[str]:
+        """What a text may be found by, also while the index key changes."""
+        others = (key_id for key_id in self.sealing.index_keys.ids if key_id != self.index_key_id)
+        return [self.digest(text), *(self.sealing.digest(text, self.place, key_id) for key_id in others)]
+
+    @property
+    def pattern(self) -> str:
+        """What the envelopes are LIKE in SQL that it makes."""
+        return envelope_pattern(
+            key_id=self.sealing.encryption_keys.current,
+            index_key_id=self.index_key_id or "",
+            is_indexed=self.index_key_id is not None,
+        )
 
 
 def _required(keys: Keyring | None, variable: str) -> Keyring:

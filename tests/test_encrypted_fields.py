@@ -146,6 +146,13 @@ def test_what_cannot_be_meant_is_refused(db: DatabaseManager) -> None:
         encryption.rotate(db)
 
 
+def test_a_rotation_is_of_the_managers_own_database(db: DatabaseManager, url: str) -> None:
+    other = keyed(url)
+    with pytest.raises(ConfigurationError, match=r"patients\.note is bound to another database than this manager's"):
+        encryption.rotate(other, fields=[Patient.note])
+    other.close()
+
+
 def test_every_text_that_is_accepted_reads_back(db: DatabaseManager) -> None:
     with db.session():
         patient = Patient.create(name="Ada")

@@ -287,7 +287,7 @@ class CheckedInsert(pw.ModelInsert):
     def _found_by(self, target: Any) -> Any:
         """What the unique index of a conflict's target is on."""
         field = self.model._meta.combined.get(target) if isinstance(target, str) else target
-        return Digest(field) if isinstance(field, Sealable) and field.sealing(to_find=True) else target
+        return Digest(field) if isinstance(field, Sealable) and field.seal(to_find=True) else target
 
 
 def _batch_size(given: int | None, instances: Sequence[Any]) -> int:

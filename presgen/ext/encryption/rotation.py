@@ -13,7 +13,7 @@ from ...encrypted import Sealable
 from ...errors import ConfigurationError
 from ...manager import DatabaseManager
 from ...models import User
-from ...sealing import Sealing, envelope_pattern, is_sealed
+from ...sealing import Seal, envelope_pattern, is_sealed
 from .conversion import Progress
 from .stored import Change, StoredColumn
 
@@ -22,6 +22,8 @@ _KEY_ID: Final = {
     # What is between the second colon behind the prefix, where the digest ends, and the next one.
     True: "substr({column}, {start}, instr(substr({column}, {start}), ':') - 1)",
 }
+# SQLite takes no more than 32,766 parameters, and a row needs three.
+_BATCH_MAX: Final = 10_000
 _COUNT: Final = "SELECT {key_id}, count(*) FROM {table} WHERE {column} LIKE {param} GROUP BY 1"
 
 
@@ -38,10 +40,6 @@ def rotate(
     """
     batch = validation.argument(validation.at_least(1), batch, "batch")
     return sum(_rotate_field(manager, field, min(batch, _BATCH_MAX), progress) for field in _fields(manager, fields))
-
-
-# SQLite takes no more than 32,766 parameters.
-_BATCH_MAX: Final = 10_000
 
 
 def key_ids(manager: DatabaseManager, *, fields: Iterable[Any] | None = None) -> dict[str, int]:
@@ -62,15 +60,10 @@ def key_ids(manager: DatabaseManager, *, fields: Iterable[Any] | None = None) ->
 
 
 def _rotate_field(manager: DatabaseManager, field: Any, batch: int, progress: Progress | None) -> int:
-    database, sealing = manager.database, manager.database.sealing
-    index_key_id = field.index_key_id(sealing)
-    current = envelope_pattern(
-        key_id=sealing.encryption_keys.current, index_key_id=index_key_id or "", is_indexed=field.has_blind_index
-    )
-    column = StoredColumn(database, field)
-    total, done, written = column.count(unlike=current), 0, 0
-    for rows in column.batches(batch, unlike=current):
-        changes = [Change(key, was, _resealed(sealing, field, was, index_key_id)) for key, was in rows]
+    column, seal = StoredColumn(manager.database, field), field.seal()
+    total, done, written = column.count(unlike=seal.pattern), 0, 0
+    for rows in column.batches(batch, unlike=seal.pattern):
+        changes = [Change(key, was, seal.envelope(_text(seal, was))) for key, was in rows]
         written += manager.run_in_transaction(partial(column.write, changes))
         done += len(rows)
         if progress is not None:
@@ -78,18 +71,18 @@ def _rotate_field(manager: DatabaseManager, field: Any, batch: int, progress: Pr
     return written
 
 
-def _resealed(sealing: Sealing, field: Any, stored: str, index_key_id: str | None) -> str:
-    text = sealing.open(stored, field.place) if is_sealed(stored) else stored
-    return sealing.seal(text, field.place, index_key_id=index_key_id)
+def _text(seal: Seal, stored: str) -> str:
+    return seal.sealing.open(stored, seal.place) if is_sealed(stored) else stored
 
 
 def _fields(manager: DatabaseManager, fields: Iterable[Any] | None) -> list[Any]:
-    manager.require_binding()
     chosen = [User.email] if fields is None else list(validation.argument(validation.several, fields, "fields"))
     for field in chosen:
-        if not isinstance(field, Sealable) or field.sealing(to_find=True) is None:
+        if not isinstance(field, Sealable) or field.seal(to_find=True) is None:
             raise ConfigurationError(
                 f"{validation.shown(getattr(field, 'name', field))} is not encrypted in this database; "
                 "for users' e-mail addresses: presgen install encryption"
             )
+        if field.model._meta.database is not manager.database:
+            raise ConfigurationError(f"{field.place} is bound to another database than this manager's")
     return chosen
