@@ -82,8 +82,6 @@ class Sealable:
             raise self.refusal()
         return super().__sql__(ctx)  # type: ignore[misc]
 
-    __hash__ = pw.Field.__hash__
-
     def refusal(self) -> ValidationError:
         """The error for what an encrypted column cannot be asked."""
         can = "compare it with ==, !=, in_() and not_in()" if self.has_blind_index else "it has no blind index"

@@ -74,7 +74,7 @@ class EncryptionChanged(ConstraintViolation):
 
     retryable = True
 
-    def __init__(self, message: str = "", *, constraint: str | None = None) -> None:
+    def __init__(self, constraint: str) -> None:
         super().__init__(
             f"the encryption of the column has changed ({constraint}): run the transaction again", constraint=constraint
         )

@@ -30,8 +30,6 @@ ENCRYPTION_KEYS: Final = "DATABASE_ENCRYPTION_KEYS"
 INDEX_KEYS: Final = "DATABASE_INDEX_KEYS"
 
 _NONCE_BYTES: Final = 12
-_RULE: Final = "encrypted_"
-_OPPOSITE_RULE: Final = "plain_"
 _ENVELOPE: Final = re.compile(
     rf"(?P<header>enc@@1:(?:[0-9a-f]{{{DIGEST_LENGTH}}})?:(?P<key_id>[a-z0-9-]+):[a-z0-9-]*:)(?P<payload>[0-9a-f]+)"
 )
@@ -56,15 +54,19 @@ class Place:
     @property
     def rule(self) -> str:
         """The name of the rule that the column holds sealed values alone."""
-        return _RULE + self.column
+        return f"encrypted_{self.column}"
 
     @property
     def opposite_rule(self) -> str:
         """The name of the rule that it holds none."""
-        return _OPPOSITE_RULE + self.column
+        return f"plain_{self.column}"
 
     def __str__(self) -> str:
         return f"{self.table}.{self.column}"
+
+
+EMAIL: Final = Place("users", "email")
+"""The column that the feature `encryption` seals."""
 
 
 def envelope_pattern(*, key_id: str = "%", index_key_id: str = "%", is_indexed: bool = True) -> str:
@@ -134,9 +136,9 @@ class Sealing:
     def index_key_in_force(self, place: Place, *, to_find: bool = False) -> str | None:
         """The id of the index key by which a column is sealed now; None for one that holds plain values.
 
-        The database's catalog says so. It is asked at most once in _REMEMBERED_SECONDS,
-        and after a write that was refused. A lookup (`to_find`) for plain values asks each time where there are keys:
-        it would find nothing, and raise no error, when they have been sealed in the meantime.
+        The database's catalog says so. It is asked at most once in _REMEMBERED_SECONDS, and after a write that was
+        refused. A lookup (`to_find`) for plain values asks each time where there are keys: it would find nothing, and
+        raise no error, when they have been sealed in the meantime.
         """
         if not self._changing.isdisjoint(self._database.transactions):
             return self._look(place)
@@ -161,11 +163,11 @@ class Sealing:
 
     def explain(self, error: ConstraintViolation) -> None:
         """Raise what a broken rule of encryption means, if it is one; the next write asks the catalog again."""
-        if not (error.constraint or "").startswith((_RULE, _OPPOSITE_RULE)):
+        if error.constraint not in (EMAIL.rule, EMAIL.opposite_rule):
             return
         self._looked_at.clear()
         _required(self._encryption_keys, ENCRYPTION_KEYS)
-        raise EncryptionChanged(constraint=error.constraint) from None
+        raise EncryptionChanged(error.constraint) from None
 
 
 @dataclass(frozen=True)

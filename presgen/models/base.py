@@ -261,9 +261,11 @@ class CheckedSelect(pw.ModelSelect):
             first = name.partition("__")[0]
             if first not in relations:
                 self.model.field_of(first)
-        nulls = {f"{name}__is_null": True for name, value in filters.items() if value is None and "__" not in name}
-        given = {name: value for name, value in filters.items() if f"{name}__is_null" not in nulls}
-        return super().filter(*conditions, **given, **nulls)
+        for name in [name for name, value in filters.items() if value is None]:
+            if name.rpartition("__")[2] not in pw.DJANGO_MAP:  # peewee would make an IS that the field knows nothing of
+                del filters[name]
+                filters[f"{name}__is_null"] = True
+        return super().filter(*conditions, **filters)
 
     def __sql__(self, ctx: Any) -> Any:
         refuse_order((*(self._order_by or ()), *(self._group_by or ())))

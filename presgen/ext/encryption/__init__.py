@@ -15,7 +15,7 @@ from ...errors import ConfigurationError
 from ...fields import EncryptedText
 from ...keyring import Keyring
 from ...models import User
-from ...sealing import is_sealed
+from ...sealing import EMAIL, is_sealed
 from .conversion import Progress, converted
 from .rotation import key_ids, rotate
 from .rules import LOCK, USES_DIGESTS, columns_for, rules_for
@@ -23,8 +23,8 @@ from .rules import LOCK, USES_DIGESTS, columns_for, rules_for
 __all__ = ["BlindIndex", "EncryptedText", "Keyring", "install", "is_installed", "key_ids", "rotate", "uninstall"]
 
 COST: Final = "e-mail addresses compare, but neither sort nor match; a tenth of the time of save() and get()"
-SECRETS: Final[tuple[tuple[str, str], ...]] = (("users", "email"),)
-"""The columns whose values must appear nowhere in clear."""
+SECRETS: Final[tuple[tuple[str, str], ...]] = ((EMAIL.table, EMAIL.column),)
+"""The columns whose values must appear nowhere in clear: a table and its column each."""
 
 
 def install(database: Any, *, progress: Progress | None = None) -> None:
@@ -35,18 +35,18 @@ def install(database: Any, *, progress: Progress | None = None) -> None:
     """
     if progress is not None and not callable(progress):
         raise ConfigurationError("progress must be a function of two numbers, which only manager.install() can pass")
-    field, sealing = User.email, database.sealing
+    sealing = database.sealing
     for keys in (sealing.encryption_keys, sealing.index_keys):
         keys.require_all()
     index_key_id = sealing.index_keys.current
-    sealing.seal("", field.place, index_key_id=index_key_id)  # which needs the extra, also without rows
+    sealing.seal("", EMAIL, index_key_id=index_key_id)  # which needs the extra, also without rows
     sealing.change()
-    if is_installed(database) and sealing.index_key_in_force(field.place) == index_key_id:
+    if is_installed(database) and sealing.index_key_in_force(EMAIL) == index_key_id:
         return
 
     def sealed(stored: str) -> str:
-        text = sealing.open(stored, field.place) if is_sealed(stored) else stored
-        return str(sealing.seal(text, field.place, index_key_id=index_key_id))
+        text = sealing.open(stored, EMAIL) if is_sealed(stored) else stored
+        return str(sealing.seal(text, EMAIL, index_key_id=index_key_id))
 
     _change(database, sealed, index_key_id, progress)
 
@@ -56,16 +56,16 @@ def uninstall(database: Any, *, progress: Progress | None = None) -> None:
 
     A CHECK `plain_email` stays, against envelopes of programs that have not noticed yet.
     """
-    field, sealing = User.email, database.sealing
+    sealing = database.sealing
     sealing.change()
-    if sealing.index_key_in_force(field.place) is None:
+    if sealing.index_key_in_force(EMAIL) is None:
         return
-    _change(database, lambda stored: str(sealing.open(stored, field.place)), None, progress)
+    _change(database, lambda stored: str(sealing.open(stored, EMAIL)), None, progress)
 
 
 def is_installed(database: Any) -> bool:
     """Whether the rule and the index on digests are there."""
-    if database.sealing.index_key_in_force(User.email.place, to_find=True) is None:
+    if database.sealing.index_key_in_force(EMAIL, to_find=True) is None:
         return False
     return database.execute_sql(USES_DIGESTS[is_sqlite(database)]).fetchone() is not None
 
@@ -77,5 +77,5 @@ def _change(database: Any, change: Callable[[str], str], index_key_id: str | Non
         for statement in columns_for(database, sealed=index_key_id is not None):
             database.execute_sql(statement)
         store()
-        for statement in rules_for(database, User.email.place, index_key_id):
+        for statement in rules_for(database, index_key_id):
             database.execute_sql(statement)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ...clock import is_sqlite
-from ...sealing import DIGEST_LENGTH, DIGEST_START, PREFIX, Place, envelope_pattern
+from ...sealing import DIGEST_LENGTH, DIGEST_START, EMAIL, PREFIX, envelope_pattern
 
 # Writers wait from here on, readers go on until the type changes.
 LOCK: Final = "LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE"
@@ -37,22 +37,22 @@ END
 
 def columns_for(database: Any, *, sealed: bool) -> list[str]:
     """What has to be done before the values change: the old rules go, and there is room for envelopes."""
-    dropped = [_DROP_INDEX]
+    dropped, rules = [_DROP_INDEX], (EMAIL.rule, EMAIL.opposite_rule)
     if is_sqlite(database):
-        for rule in ("encrypted_email", "plain_email"):
+        for rule in rules:
             dropped += [f"DROP TRIGGER IF EXISTS {rule}_{event}" for event in ("insert", "update")]
         return dropped
-    for rule in ("encrypted_email", "plain_email"):
+    for rule in rules:
         dropped.append(f"ALTER TABLE users DROP CONSTRAINT IF EXISTS {rule}")
     return [*dropped, "ALTER TABLE users ALTER COLUMN email TYPE text"] if sealed else dropped
 
 
-def rules_for(database: Any, place: Place, index_key_id: str | None) -> list[str]:
+def rules_for(database: Any, index_key_id: str | None) -> list[str]:
     """What holds from then on: one user for each address, and one form of values, by one index key."""
     if index_key_id is None:
-        index, rule, like, pattern = _ADDRESSES, place.opposite_rule, "NOT LIKE", f"{PREFIX}%"
+        index, rule, like, pattern = _ADDRESSES, EMAIL.opposite_rule, "NOT LIKE", f"{PREFIX}%"
     else:
-        index, rule, like, pattern = _DIGESTS, place.rule, "LIKE", envelope_pattern(index_key_id=index_key_id)
+        index, rule, like, pattern = _DIGESTS, EMAIL.rule, "LIKE", envelope_pattern(index_key_id=index_key_id)
     created = [_INDEX + index]
     if is_sqlite(database):
         refused = f"{'LIKE' if index_key_id is None else 'NOT LIKE'} '{pattern}'"

@@ -21,8 +21,8 @@ UPDATE {table}
 SET {column} = changed.becomes{away}
 FROM {changed} AS changed
 WHERE {table}.{key} = changed.id AND {table}.{column} = changed.was
-RETURNING {table}.{key}
 """
+_WRITTEN: Final = "RETURNING {table}.{key}"
 _GIVE_BACK: Final = "UPDATE {table} SET updated_at = {back} WHERE {key} IN ({ids})"
 _ALL_IDS: Final = "SELECT id FROM {table}"
 _LOCK: Final = "SELECT 1 FROM {table} WHERE {key} IN ({ids}) ORDER BY {key} FOR UPDATE"
@@ -48,11 +48,11 @@ class StoredColumn:
         self._has_moment = issubclass(field.model, BaseModel) and "updated_at" in field.model._meta.fields
 
     def count(self, *, unlike: str = "") -> int:
-        """The number of values that are not like a pattern."""
+        """The number of values that are not like a pattern, by default of all but empty ones."""
         return int(self._select(pw.fn.COUNT(pw.SQL("*")), unlike=unlike).scalar())
 
     def batches(self, size: int, *, unlike: str = "") -> Iterator[list[tuple[Any, str]]]:
-        """Ids and stored values that are not like a pattern, in the order of the ids."""
+        """Ids and stored values as count() counts them, in the order of the ids."""
         key, column = getattr(self._table.c, self._key), getattr(self._table.c, self.field.column_name)
         query = self._select(key, column, unlike=unlike).order_by(key).limit(size).tuples()
         rows = list(query)
@@ -73,7 +73,7 @@ class StoredColumn:
             self._execute(_LOCK, [change.id for change in changes])
         rows = ", ".join([f"({', '.join([self.database.param] * 3)})"] * len(changes))
         values = [value for change in changes for value in (change.id, change.was, change.becomes)]
-        statement = _GIVEN.format(rows=rows) + _CHANGE
+        statement = _GIVEN.format(rows=rows) + _CHANGE + _WRITTEN
         written = [key for (key,) in self._execute(statement, values, changed="changed").fetchall()]
         if written and self._has_moment:
             self._execute(_GIVE_BACK, written)
