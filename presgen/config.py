@@ -15,6 +15,7 @@ from psycopg2.extensions import parse_dsn
 
 from .database_url import DatabaseUrl, is_secret
 from .errors import ConfigurationError
+from .keyring import Keyring
 
 _WEAK_SSLMODES: Final = ("disable", "allow", "prefer")
 # With `require` libpq checks the certificate's authority too, once there is a root certificate.
@@ -75,6 +76,8 @@ class DatabaseConfig:
     sslrootcert: str | None = None
     debug: bool = False
     pgbouncer: bool = False
+    encryption_keys: Keyring | None = None
+    index_keys: Keyring | None = None
     backend: str = field(init=False)
     path: str = field(init=False, default="")
     _parameters: Mapping[str, Any] = field(init=False, compare=False, default_factory=dict)
@@ -125,6 +128,9 @@ class DatabaseConfig:
                 raise ConfigurationError(f"{name} must be {number}")
             if value is not None and not low <= value <= high:
                 raise ConfigurationError(f"{name} must be {number} of at least {low}, and at most {high}")
+        for name in ("encryption_keys", "index_keys"):
+            if not isinstance(getattr(self, name), Keyring | None):
+                raise ConfigurationError(f"{name} must be a Keyring")
         for name in ("debug", "pgbouncer"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(f"{name} must be True or False")
@@ -258,7 +264,17 @@ def _text(variable: str, raw: str) -> str:
     return raw
 
 
-_READERS: Final = {"int": _whole, "float": _seconds, "float | None": _seconds, "bool": _flag}
+def _keyring(variable: str, raw: str) -> Keyring:
+    return Keyring.from_text(raw, variable=variable)
+
+
+_READERS: Final = {
+    "int": _whole,
+    "float": _seconds,
+    "float | None": _seconds,
+    "bool": _flag,
+    "Keyring | None": _keyring,
+}
 _VARIABLES: Final = {
     option.name: _READERS.get(str(option.type), _text)
     for option in fields(DatabaseConfig)

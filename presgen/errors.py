@@ -69,6 +69,33 @@ class InvalidTransition(ConstraintViolation):
         super().__init__(message, constraint="valid_status_transition")
 
 
+class EncryptionChanged(ConstraintViolation):
+    """A write came while the encryption of its column was switched on, off or to another index key; run it again."""
+
+    retryable = True
+
+    def __init__(self, constraint: str) -> None:
+        super().__init__(
+            f"the encryption of the column has changed ({constraint}): run the transaction again", constraint=constraint
+        )
+
+
+class DecryptionError(PresgenError):
+    """An encrypted value is not what was stored: cut, changed, copied from elsewhere, or sealed with another key.
+
+    `column` is its table and column, `key_id` the key that it names, None where it is no envelope.
+    """
+
+    def __init__(self, column: str, *, key_id: str | None = None) -> None:
+        with_key = "" if key_id is None else f" with the key {key_id}"
+        super().__init__(
+            f"a value of {column} cannot be decrypted{with_key}: it was cut, changed, copied from another place or "
+            "sealed with another key of that id; restore the row from a backup, or the key"
+        )
+        self.column = column
+        self.key_id = key_id
+
+
 class LeaseLost(PresgenError):
     """The job in hand belongs to somebody else by now, or is finished; nothing was written."""
 

@@ -16,7 +16,9 @@ from . import validation
 from .checked import Checked, is_for_postgresql
 from .clock import SQLITE_FORMAT, stored_moment
 from .context import session
-from .errors import ValidationError
+from .encrypted import Sealable, no_sealing
+from .errors import ConfigurationError, DecryptionError, ValidationError
+from .sealing import Seal
 from .status import JobStatus
 
 
@@ -65,10 +67,29 @@ class VarcharField(_Text, pw.CharField):
         return validation.text(value, max_length=self.max_length)
 
 
-class EmailField(VarcharField):
-    """An e-mail address in normal form, also where it is compared."""
+class EmailField(Sealable, VarcharField):
+    """An e-mail address in normal form, also where it is compared; sealed where the database asks for it."""
 
     def db_value(self, value: Any) -> Any:
+        return self.stored(self.compared(value))
+
+    def seal(self, *, to_find: bool = False) -> Seal | None:
+        sealing = self.sealing
+        if sealing is None or not (sealing.has_keys or to_find):
+            return None
+        index_key_id = sealing.index_key_in_force(self.place, to_find=to_find)
+        return None if index_key_id is None else Seal(sealing, self.place, index_key_id)
+
+    def lookup_key(self, value: str) -> str:
+        """What the database finds an address by: its digest where it is sealed, or else its normal form.
+
+        Raises ValidationError for no text.
+        """
+        text, seal = self.compared(self.converted(value)), self.seal(to_find=True)
+        return text if seal is None else seal.digest(text)
+
+    def compared(self, value: Any) -> Any:
+        """The normal form of a value in a query."""
         value = str.__str__(value) if isinstance(value, str) else super().db_value(value)
         if value is None:
             return None
@@ -77,16 +98,42 @@ class EmailField(VarcharField):
                 return validation.email(value)
         return validation.lower(value)
 
-    def lookup_key(self, value: str) -> str:
-        """What stands for the address where it is looked up in the database; raises ValidationError for no text."""
-        return str(self.db_value(self.converted(value)))
-
 
 class LongTextField(_Text, pw.TextField):
     """A text of at most validation.LONG_TEXT_MAX characters that is not blank."""
 
     def check_type(self, value: Any) -> str:
         return validation.text(value, max_length=validation.LONG_TEXT_MAX)
+
+
+class EncryptedText(Sealable, LongTextField):
+    """A text that the database only ever sees sealed; found by equal values, with BlindIndex(), if `blind_index`.
+
+    Needs a manager's database with keys (DATABASE_ENCRYPTION_KEYS, and DATABASE_INDEX_KEYS for a blind index). Raises
+    DecryptionError when a value is read that was not sealed for this column.
+    """
+
+    def __init__(self, *, blind_index: bool = False, **options: Any) -> None:
+        self.has_blind_index = blind_index
+        if options.get("unique") or options.get("index"):
+            raise ConfigurationError("equal texts are sealed differently: add_index(BlindIndex(field, unique=True))")
+        super().__init__(**options)
+
+    def db_value(self, value: Any) -> Any:
+        return self.stored(self.compared(value))
+
+    def compared(self, value: Any) -> Any:
+        return super().db_value(value)
+
+    def seal(self, *, to_find: bool = False) -> Seal:
+        if self.sealing is None:
+            raise no_sealing(self.place)
+        return Seal(self.sealing, self.place, self.sealing.index_keys.current if self.has_blind_index else None)
+
+    def opened_plain(self, value: Any) -> Any:
+        if value is None:
+            return None
+        raise DecryptionError(str(self.place))
 
 
 class WholeField(_Whole, pw.IntegerField):

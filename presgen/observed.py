@@ -12,8 +12,16 @@ from .acting import NOBODY, Acting, acting_on
 from .config import DatabaseConfig
 from .context import Contextual, Session, session, session_of
 from .driver_errors import CONNECTION_LOST, require_sendable, translated
-from .errors import CommitUnknown, ConfigurationError, DatabaseUnavailable, NoActiveTransaction, ValidationError
+from .errors import (
+    CommitUnknown,
+    ConfigurationError,
+    ConstraintViolation,
+    DatabaseUnavailable,
+    NoActiveTransaction,
+    ValidationError,
+)
 from .fetched import FetchedCursor
+from .sealing import Sealing
 
 logger = logging.getLogger("database")
 
@@ -31,10 +39,13 @@ class Observed(Contextual):
     is_retired = False
     """Whether the manager that opened the database has closed it."""
     query_hooks: list[Any]
+    sealing: Sealing
+    """What encrypts and decrypts the database's values."""
 
     def observe(self, config: DatabaseConfig) -> None:
         """Log slow statements from now on, and every statement with `config.debug`."""
         self.slow_query_seconds = config.slow_query_seconds
+        self.sealing = Sealing(self, config.encryption_keys, config.index_keys)
         self.query_hooks.append(self._log_slow)
         if config.debug:
             self.query_hooks.append(_log_statement)
@@ -49,7 +60,11 @@ class Observed(Contextual):
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         require_sendable(params.values() if isinstance(params, Mapping) else params or ())
-        return translated(super().execute_sql, sql, params)  # type: ignore[misc]
+        try:
+            return translated(super().execute_sql, sql, params)  # type: ignore[misc]
+        except ConstraintViolation as error:
+            self.sealing.explain(error)
+            raise
 
     def __enter__(self) -> Any:
         """Hold a session and a transaction for the block."""
@@ -91,6 +106,11 @@ class Observed(Contextual):
     def answering_within(self, seconds: float) -> AbstractContextManager[None]:
         """Give the server so long for each answer in the block; a database of this process answers at once."""
         return nullcontext()
+
+    @property
+    def transactions(self) -> list[Any]:
+        """The open transactions and savepoints of this context, the outermost first."""
+        return self._state.transactions  # type: ignore[no-any-return]
 
     # On whose behalf
 

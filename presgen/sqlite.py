@@ -111,6 +111,8 @@ class SqliteFile(Observed, pw.SqliteDatabase):
         _, found, columns = message.partition("UNIQUE constraint failed: ")
         if not found:
             return None
+        if columns.startswith("index "):  # on an expression, and so without columns
+            return columns.removeprefix("index ").strip("'")
         table, names = columns.partition(".")[0], [column.partition(".")[2] for column in columns.split(", ")]
         indexes = self.get_indexes(table)
         return next((index.name for index in indexes if index.unique and index.columns == names), None)

@@ -21,4 +21,5 @@ pytest_plugins = [
     "fixtures.databases",
     "fixtures.rows",
     "fixtures.tenants",
+    "fixtures.encrypted",
 ]

@@ -14,6 +14,7 @@ from .. import __version__
 from ..errors import MissingExtra
 from .audit import audit_group
 from .dead import dead_group
+from .encryption import encryption_group
 from .failures import CommandLine
 from .features import features_command, install_command, uninstall_command
 from .jobs import jobs_group
@@ -97,6 +98,7 @@ for _command in (
     audit_group,
     roles_group,
     tenancy_group,
+    encryption_group,
 ):
     cli.add_command(_command)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import click
 
 from ..features import FEATURES, find_feature
 from .columns import print_table
 from .connection import open_manager
+from .progress import shown_progress
 
 
 @click.command("features")
@@ -26,7 +29,12 @@ def features_command(context: click.Context) -> None:
 def install_command(context: click.Context, feature: str, settings: tuple[str, ...]) -> None:
     """Install a feature, or bring it to its newest state."""
     options = dict(setting.partition("=")[::2] for setting in settings)
-    open_manager(context).install(feature, **options)
+    manager = open_manager(context)
+    if "progress" in signature(find_feature(feature).install).parameters:
+        with shown_progress(feature) as progress:
+            manager.install(feature, **{"progress": progress, **options})
+    else:
+        manager.install(feature, **options)
     click.echo(f"{feature} is installed")
 
 

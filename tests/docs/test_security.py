@@ -33,6 +33,8 @@ def test_the_blocks_of_the_security_guide_work(
     without_roles: None, empty_url: str, postgresql: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", empty_url)
+    for variable in ("DATABASE_ENCRYPTION_KEYS", "DATABASE_INDEX_KEYS"):
+        monkeypatch.setenv(variable, "")  # so that what the guide sets is gone afterwards
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {"__name__": __name__}
     for language, block in re.findall(r"^```(python|console)\n(.*?)^```$", SECURITY.read_text(), re.M | re.S):

@@ -40,8 +40,8 @@ def find_user(manager: DatabaseManager, email: str) -> int | None:
     manager.require_binding()
     key = User.email.lookup_key(email)
     if is_sqlite(manager.database):
-        found = User.select(User.id).where(User.email == key).tuples().first()
-        return None if found is None else int(found[0])
+        user = User.select(User.id).where(User.email == email).first()
+        return None if user is None else int(user.id)
     try:
         (user_id,) = manager.database.execute_sql(f"SELECT {FIND_USER}(%s)", (key,)).fetchone()
     except StatementInvalid as error:

@@ -1,0 +1,186 @@
+"""Rotation while the application works: every row readable at every moment, no duplicates, and the old key is not missed."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+from fixtures.effort import IS_FULL
+from fixtures.encrypted import keyed, stored
+
+from presgen import DatabaseManager, User
+from presgen.clock import is_sqlite
+from presgen.errors import ConfigurationError, ConstraintViolation, DatabaseBusy, DecryptionError, ValidationError
+from presgen.ext import encryption
+
+NEW_THEN_OLD = ("k2", "k1")
+
+
+def add(count: int) -> None:
+    User.insert_many([{"name": "x", "email": f"u{number}@example.com"} for number in range(count)]).execute()
+
+
+class Application:
+    """Four threads that read, look up, change and try to take addresses, until they are told to end."""
+
+    def __init__(self, manager: DatabaseManager, count: int) -> None:
+        self.manager, self.count = manager, count
+        self.over = threading.Event()
+        self.done = dict.fromkeys(("read", "looked up", "changed", "refused"), 0)
+
+    def run(self, what: str, work: Callable[[random.Random], None]) -> None:
+        rng = random.Random(what)
+        while not self.over.is_set():
+            with suppress(DatabaseBusy), self.manager.session():
+                work(rng)
+                self.done[what] += 1
+
+    def read(self, rng: random.Random) -> None:
+        start = rng.randrange(1, self.count)
+        for user in User.select().where(User.id.between(start, start + 50)):
+            assert user.email.startswith("u")
+
+    def look_up(self, rng: random.Random) -> None:
+        """Even ones keep their addresses."""
+        number = 2 * rng.randrange(self.count // 2)
+        assert User.get(email=f"u{number}@example.com").email == f"u{number}@example.com"
+
+    def change(self, rng: random.Random) -> None:
+        """Odd ones get others."""
+        number = 2 * rng.randrange(self.count // 2) + 2
+        user = User.get_by_id(number)
+        user.email = f"u{number - 1}.{rng.randrange(10**9)}@example.com"
+        user.save()
+        assert User.get(email=user.email).id == number
+
+    def take(self, rng: random.Random) -> None:
+        number = 2 * rng.randrange(self.count // 2)
+        with pytest.raises(ConstraintViolation) as caught:
+            User.create(name="thief", email=f"U{number}@example.com")
+        assert caught.value.constraint == "idx_users_email"
+
+
+def test_rows_are_rotated_while_four_threads_read_and_write(url: str) -> None:
+    with keyed(url) as manager:
+        count = 400 if is_sqlite(manager.database) and not IS_FULL else 5000
+        manager.install("encryption")
+        add(count)
+    with keyed(url, NEW_THEN_OLD) as manager:
+        application = Application(manager, count)
+        works = zip(
+            application.done, (application.read, application.look_up, application.change, application.take), strict=True
+        )
+        with ThreadPoolExecutor(4) as pool:
+            running = [pool.submit(application.run, what, work) for what, work in works]
+            try:
+                written = encryption.rotate(manager, batch=100)
+                while not all(application.done.values()) and not any(thread.done() for thread in running):
+                    application.over.wait(0.01)
+            finally:
+                application.over.set()
+            for thread in running:
+                thread.result()
+        assert 0 < written <= count
+        assert encryption.key_ids(manager) == {"k2": count}
+        values = stored(manager)
+        assert len({value[7:50] for value in values}) == count
+    with keyed(url, ("k2",)) as manager:
+        emails = [user.email for user in User.select()]
+        assert (len(emails), len(set(emails))) == (count, count)
+        assert {f"u{number}@example.com" for number in range(0, count, 2)} <= set(emails)
+        assert User.get(email="u0@example.com").name == "x"
+
+
+def test_several_rotate_at_once_and_no_row_is_written_twice(url: str) -> None:
+    with keyed(url) as manager:
+        manager.install("encryption")
+        add(600)
+    with keyed(url, NEW_THEN_OLD) as manager:
+        together = threading.Barrier(3)
+
+        def rotate() -> int:
+            together.wait(30)
+            return encryption.rotate(manager, batch=50)
+
+        with ThreadPoolExecutor(3) as pool:
+            written = [pool.submit(rotate) for _ in range(3)]
+        assert sum(future.result() for future in written) == 600
+        assert encryption.key_ids(manager) == {"k2": 600}
+
+
+def test_a_rotation_that_was_broken_off_goes_on_where_it_ended(url: str) -> None:
+    with keyed(url) as manager:
+        manager.install("encryption")
+        add(250)
+
+    def break_off(done: int, _total: int) -> None:
+        if done == 200:
+            raise KeyboardInterrupt
+
+    with keyed(url, NEW_THEN_OLD) as manager:
+        with pytest.raises(KeyboardInterrupt):
+            encryption.rotate(manager, batch=100, progress=break_off)
+        assert encryption.key_ids(manager) == {"k1": 50, "k2": 200}
+        assert User.get(email="u240@example.com").email == "u240@example.com"
+        assert (encryption.rotate(manager), encryption.rotate(manager)) == (50, 0)
+
+
+def test_a_change_between_reading_and_writing_wins(url: str) -> None:
+    with keyed(url) as manager:
+        manager.install("encryption")
+        add(3)
+    with keyed(url, NEW_THEN_OLD) as manager:
+        column = encryption.rotation.StoredColumn(manager.database, User.email)
+        (batch,) = column.batches(10, unlike="x")
+        changes = [
+            encryption.rotation.Change(
+                key, was, manager.database.sealing.seal("late@example.com", User.email.place, index_key_id="i1")
+            )
+            for key, was in batch[:1]
+        ]
+        User.update(email="first@example.com").where(User.id == batch[0][0]).execute()
+        with manager.transaction():
+            assert column.write(changes) == 0
+        assert User.get_by_id(batch[0][0]).email == "first@example.com"
+
+
+def test_rotating_touches_nothing_but_the_ciphertext(url: str) -> None:
+    with keyed(url) as manager:
+        manager.install("encryption")
+        add(5)
+        before, digests = list(User.select().order_by(User.id).dicts()), [value[7:50] for value in stored(manager)]
+    with keyed(url, NEW_THEN_OLD) as manager:
+        assert encryption.rotate(manager) == 5
+        assert list(User.select().order_by(User.id).dicts()) == before
+        assert [value[7:50] for value in stored(manager)] == digests
+
+
+def test_what_cannot_be_opened_stops_the_rotation_and_is_left_as_it_is(url: str) -> None:
+    with keyed(url) as manager:
+        manager.install("encryption")
+        add(3)
+        param = manager.database.param
+        spoilt = stored(manager)[1][:-2] + "00"
+        manager.database.execute_sql(f"UPDATE users SET email = {param} WHERE id = 2", (spoilt,))
+    with keyed(url, NEW_THEN_OLD) as manager:
+        with pytest.raises(DecryptionError):
+            encryption.rotate(manager, batch=1)
+        assert (stored(manager)[1], encryption.key_ids(manager)) == (spoilt, {"k1": 2, "k2": 1})
+    with keyed(url, ("k2",)) as manager, pytest.raises(ConfigurationError, match="has no key k1"):
+        encryption.rotate(manager)
+
+
+def test_bad_arguments_are_refused(url: str) -> None:
+    with keyed(url) as manager:
+        with pytest.raises(ConfigurationError, match="'email' is not encrypted"):
+            encryption.key_ids(manager)
+        manager.install("encryption")
+        for batch in (0, "x", None):
+            with pytest.raises(ValidationError, match="batch must be"):
+                encryption.rotate(manager, batch=batch)  # type: ignore[arg-type]
+        with pytest.raises(ValidationError, match="fields must be an iterable"):
+            encryption.rotate(manager, fields=User.email)
