@@ -1,14 +1,14 @@
-"""On whose behalf statements run: what `manager.acting_as()` says, and every transaction inside tells the database."""
+"""On whose behalf statements run: what `manager.acting_as()` says, and every statement inside tells the database."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar
 
-from .errors import AlreadyActing, DatabaseUnavailable
+from .errors import AlreadyActing
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -49,10 +49,9 @@ def acting_on(database: Any) -> Acting:
 
 @contextmanager
 def acting_as(database: Any, user_id: int | None, actor: str | None) -> Iterator[None]:
-    """Let every transaction of the block carry the user and the actor; what is missing is that of the block around.
+    """Let the context's statements carry the user and the actor; what is missing is that of the block around.
 
-    A transaction that is open already carries them for as long as the block lasts. Raises AlreadyActing for another
-    user than that of the block around.
+    Raises AlreadyActing for another user than that of the block around.
     """
     around = acting_on(database)
     if None not in (user_id, around.user_id) and user_id != around.user_id:
@@ -64,14 +63,21 @@ def acting_as(database: Any, user_id: int | None, actor: str | None) -> Iterator
     block = _Block(database, Acting(user_id, actor), _INNERMOST.get())
     _INNERMOST.set(block)
     try:
-        database.tell_acting_if_in_transaction()
         yield
     finally:
         block.is_over = True
         if _INNERMOST.get() is block:
             _INNERMOST.set(block.outer)
-        with suppress(DatabaseUnavailable):  # a transaction that is lost carries nothing any more
-            database.tell_acting_if_in_transaction()
+
+
+@contextmanager
+def acting_contained() -> Iterator[None]:
+    """Run somebody else's code: a block that it leaves open ends with this one."""
+    before = _INNERMOST.get()
+    try:
+        yield
+    finally:
+        _INNERMOST.set(before)
 
 
 def acting_alike(database: Any, call: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

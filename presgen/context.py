@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import peewee as pw
 
+from .acting import acting_contained
 from .errors import ConfigurationError, NoActiveTransaction
 
 
@@ -201,11 +202,15 @@ def is_coroutine() -> bool:
 
 @contextmanager
 def contained(database: Any) -> Iterator[None]:
-    """Run somebody else's code: what it leaves open, a transaction or a connection, is undone and given back."""
+    """Run somebody else's code: what it leaves open, a transaction or a connection, is undone and given back.
+
+    It acts for nobody afterwards whom it did not act for before.
+    """
     around = _with_outer(_INNERMOST.get())
     had_transaction, was_closed = database.in_transaction(), database.is_closed()
     try:
-        yield
+        with acting_contained():
+            yield
     finally:
         for left_open in _with_outer(_INNERMOST.get()):
             if left_open not in around:

@@ -9,9 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
 import peewee as pw
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_INTRANS
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR
 
-from .acting import NOBODY, Acting, acting_on
 from .config import DatabaseConfig
 from .context import Session, is_coroutine, session_of
 from .driver_errors import CONNECTION_LOST, is_lost, translated
@@ -26,8 +25,6 @@ from .observed import WRITES, Observed
 from .pool import WATCHDOG, WATCHDOG_MARGIN_SECONDS, Checkout, has_something_to_read
 
 _COMMITS: Final = re.compile(r"\s*(COMMIT|END)\b", re.IGNORECASE)
-# The names that policies and triggers read; an empty text is none.
-_TELL_ACTING: Final = "SELECT set_config('presgen.user_id', %s, true), set_config('presgen.actor', %s, true)"
 _COMMIT_UNKNOWN: Final = "the connection was lost during COMMIT: read the rows again to learn whether it was applied"
 
 
@@ -101,10 +98,6 @@ class PostgresPool(Observed, Checkout):
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         """Run a statement; without a session or an open connection, on one that is in hand only for so long."""
-        run = self._execute if acting_on(self) is NOBODY else self._execute_acting
-        return run(sql, params)
-
-    def _execute(self, sql: str, params: Any) -> Any:
         self._begin_for_a_statement()
         with self._session_in_use() as current:
             try:
@@ -149,24 +142,11 @@ class PostgresPool(Observed, Checkout):
                 self.connect(reuse_if_open=True)
                 with self._within(self.config.connect_timeout):
                     translated(super().begin, isolation_level)
-                self._tell_acting_from_begin()
             except DatabaseUnavailable:
                 self._detach_if_useless()
                 raise
             finally:
                 self._give_back_if_done()
-
-    def _tell_acting(self, acting: Acting) -> None:
-        with self._session_in_use():
-            connection = self._state.conn
-            if is_lost(connection) or connection.get_transaction_status() != TRANSACTION_STATUS_INTRANS:
-                return  # which takes along what it carried
-            with self._within(self.config.connect_timeout):
-                translated(self._execute_raw, _TELL_ACTING, (str(acting.user_id or ""), acting.actor or ""))
-
-    def _execute_raw(self, sql: str, params: Any) -> None:
-        with pw.__exception_wrapper__:  # type: ignore[attr-defined]
-            self.cursor().execute(sql, params)
 
     def commit(self) -> None:
         """Commit; raises CommitUnknown when the connection is lost before the server has answered.

@@ -182,9 +182,8 @@ class DatabaseManager:
     def acting_as(self, user: User | int | None = None, *, actor: str | None = None) -> AbstractContextManager[None]:
         """Run the block's statements on behalf of a user, in transactions that carry user and actor to the database.
 
-        `actor` is who runs them, for the audit log, by default `user <id>`. A statement outside a transaction gets one
-        of its own. The block follows its context, as sessions do. Nested blocks may name another actor; another user
-        raises AlreadyActing.
+        `actor` is who runs them, for the audit log, by default `user <id>`. The block follows its context, as sessions
+        do. Nested blocks may name another actor; another user raises AlreadyActing.
         """
         if user is None and actor is None:
             raise ValidationError("acting_as() needs a user, an actor, or both", field="user", rule="required")

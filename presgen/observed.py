@@ -8,28 +8,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Final
 
-from .acting import NOBODY, Acting, acting_on
 from .config import DatabaseConfig
 from .context import Contextual, Session, session, session_of
-from .driver_errors import CONNECTION_LOST, require_sendable, translated
+from .driver_errors import require_sendable, translated
 from .errors import (
-    CommitUnknown,
-    ConfigurationError,
     ConstraintViolation,
-    DatabaseUnavailable,
     NoActiveTransaction,
     ValidationError,
 )
-from .fetched import FetchedCursor
 from .sealing import Sealing
 
 logger = logging.getLogger("database")
 
 # Says of a statement whether it can change anything; values are parameters, so its text has none.
 WRITES: Final = re.compile(
-    r"\b(INSERT|UPDATE|DELETE|MERGE|TRUNCATE|COPY|CREATE|ALTER|DROP|GRANT|REVOKE|REFRESH|CALL|DO)\b", re.IGNORECASE
+    r"\b(INSERT|UPDATE|DELETE|MERGE|TRUNCATE|COPY|CREATE|ALTER|DROP|GRANT|REVOKE|REFRESH|CALL|DO|REPLACE\s+INTO)\b",
+    re.IGNORECASE,
 )
-_BEGINS: Final = re.compile(r"(\s|--[^\n]*\n|/\*.*?\*/)*(BEGIN|START)\b", re.IGNORECASE | re.DOTALL)
 
 
 class Observed(Contextual):
@@ -111,59 +106,6 @@ class Observed(Contextual):
     def transactions(self) -> list[Any]:
         """The open transactions and savepoints of this context, the outermost first."""
         return self._state.transactions  # type: ignore[no-any-return]
-
-    # On whose behalf
-
-    def tell_acting_if_in_transaction(self) -> None:
-        """Let the open transaction, if there is one, carry what the context's block of acting_as() says."""
-        if self.in_transaction():  # type: ignore[attr-defined]
-            self._tell_acting(acting_on(self))
-
-    def _tell_acting_from_begin(self) -> None:
-        """Let the transaction carry it that has just begun, and that nobody would end if this failed."""
-        if acting_on(self) is NOBODY:
-            return
-        try:
-            self._tell_acting(acting_on(self))
-        except BaseException:
-            self.rollback()  # type: ignore[attr-defined]
-            raise
-
-    def _tell_acting(self, acting: Acting) -> None:
-        """Let the open transaction carry the user and the actor until its end, or until the next call."""
-        raise AssertionError(f"{type(self).__name__} tells nobody")
-
-    def _execute_acting(self, sql: str, params: Any) -> Any:
-        """Run a statement for whom the context acts: in the transaction in hand, or else in one of its own.
-
-        No other thread of the session has its turn until that is over, for it would take part in it.
-        """
-        with self._session_in_use():
-            if self.in_transaction():  # type: ignore[attr-defined]
-                return self._execute(sql, params)
-            if _BEGINS.match(sql):
-                raise ConfigurationError("inside acting_as() a transaction begins with `with db.transaction():`")
-            self._begin_for_a_statement()
-            self.begin()  # type: ignore[attr-defined]
-            try:
-                cursor = self._execute(sql, params)
-                cursor = cursor if isinstance(cursor, FetchedCursor) else FetchedCursor(cursor)
-                self.commit()  # type: ignore[attr-defined]
-                return cursor
-            except CommitUnknown:
-                if WRITES.search(sql):
-                    raise
-            except BaseException:
-                self.rollback()  # type: ignore[attr-defined]
-                raise
-        raise DatabaseUnavailable(CONNECTION_LOST)
-
-    def _execute(self, sql: str, params: Any) -> Any:
-        """Run a statement as it is."""
-        raise AssertionError(f"{type(self).__name__} runs nothing")
-
-    def _begin_for_a_statement(self) -> None:
-        """Begin a session for a statement that has no connection in hand, where that matters."""
 
     def _log_query(self, sql: str, params: Any) -> None:
         """Keep peewee's own debug log, which prints parameters, silent."""

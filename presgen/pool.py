@@ -19,6 +19,7 @@ import psycopg2
 from playhouse.pool import PooledPostgresqlDatabase
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
+from .acting_cursor import ActingConnection
 from .config import DatabaseConfig
 from .context import Contextual, Session, session_of
 from .driver_errors import connect_failure, is_lost
@@ -191,8 +192,8 @@ class Checkout(Contextual, PooledPostgresqlDatabase):
     def _open(self) -> Any:
         connection = None
         try:
-            connection = psycopg2.connect(**self.config.connect_parameters())
-            connection.autocommit = True
+            connection = psycopg2.connect(**self.config.connect_parameters(), connection_factory=ActingConnection)
+            connection.autocommit, connection.database = True, self
             return connection
         except psycopg2.Error as error:
             failure = connect_failure(error, self.config.safe_url)

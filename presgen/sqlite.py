@@ -14,20 +14,61 @@ from .acting import NOBODY, Acting, acting_on
 from .config import DatabaseConfig
 from .driver_errors import translated
 from .errors import ConfigurationError, ConstraintViolation, DatabaseBusy, DatabaseUnavailable, StatementFailed
-from .observed import Observed
+from .fetched import FetchedCursor
+from .observed import WRITES, Observed
 from .pool import NO_CONNECTIONS
 
 _PRAGMAS: Final = {"foreign_keys": 1, "synchronous": "normal"}
 
-_READS: Final = re.compile(r"\s*(SELECT|PRAGMA|EXPLAIN)\b", re.IGNORECASE)
+_COMMITS: Final = re.compile(r"\s*(COMMIT|END)\b", re.IGNORECASE)
 # SQLite has no settings of a transaction, but only one transaction that writes: a row that is gone at its end is one.
 _HAS_ACTING: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'presgen_acting'"
 _FORGET_ACTING: Final = "DELETE FROM presgen_acting"
 _TELL_ACTING: Final = "INSERT INTO presgen_acting (user_id, actor) VALUES (?, ?)"
 
 
+class _Connection(sqlite3.Connection):
+    """A connection of the driver's, whose transaction may carry somebody."""
+
+    database: SqliteFile
+    may_carry = False
+
+
 class _Cursor(sqlite3.Cursor):
-    """SQLite computes a row when it is fetched, so that fetching fails as executing does."""
+    """SQLite computes a row when it is fetched, so that fetching fails as executing does.
+
+    In a transaction, each statement that writes carries what its context's block of acting_as() says.
+    """
+
+    connection: _Connection
+
+    def execute(self, sql: str, params: Any = ()) -> _Cursor:
+        self._tell_for(sql)
+        return super().execute(sql, params)
+
+    def executemany(self, sql: str, params: Any) -> _Cursor:
+        self._tell_for(sql)
+        return super().executemany(sql, params)
+
+    def _tell_for(self, sql: str) -> None:
+        connection = self.connection
+        if not connection.in_transaction:
+            connection.may_carry = False
+        elif connection.may_carry and _COMMITS.match(sql):
+            self._tell(NOBODY)
+        elif WRITES.search(sql):
+            acting = acting_on(connection.database)
+            if connection.may_carry or acting is not NOBODY:
+                self._tell(acting)
+
+    def _tell(self, acting: Acting) -> None:
+        """Store it where triggers look, if there is such a table; it never outlives the transaction."""
+        plain = sqlite3.Cursor(self.connection)
+        if plain.execute(_HAS_ACTING).fetchone():
+            self.connection.may_carry = True
+            plain.execute(_FORGET_ACTING)
+            if acting is not NOBODY:
+                plain.execute(_TELL_ACTING, (acting.user_id, acting.actor))
 
     def fetchone(self) -> Any:
         return translated(_wrapped, super().fetchone)
@@ -72,6 +113,7 @@ class SqliteFile(Observed, pw.SqliteDatabase):
             timeout=config.pool_timeout,
             returning_clause=True,
             uri=in_memory,
+            factory=_Connection,
         )
         self.observe(config)
 
@@ -91,16 +133,20 @@ class SqliteFile(Observed, pw.SqliteDatabase):
             ) from None
 
     def cursor(self, named_cursor: str | None = None) -> Any:
-        return super().connection().cursor(_Cursor)  # type: ignore[no-untyped-call]
+        return self._connection().cursor(_Cursor)
+
+    def _connection(self) -> _Connection:
+        connection: _Connection = super().connection()  # type: ignore[no-untyped-call]
+        connection.database = self
+        return connection
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
-        is_read = acting_on(self) is NOBODY or _READS.match(sql)  # who reads is asked nowhere
-        return self._execute(sql, params) if is_read else self._execute_acting(sql, params)
-
-    def _execute(self, sql: str, params: Any) -> Any:
         try:
             with self._session_in_use():
-                return super().execute_sql(sql, params)
+                # Who reads is asked nowhere; what writes outside a transaction gets one, in which it can carry them.
+                if acting_on(self) is NOBODY or not WRITES.search(sql) or self._connection().in_transaction:
+                    return super().execute_sql(sql, params)
+                return self._in_a_transaction(sql, params)
         except ConstraintViolation as error:
             if error.constraint is None:
                 error.constraint = self._unique_index(str(error))
@@ -117,9 +163,17 @@ class SqliteFile(Observed, pw.SqliteDatabase):
         indexes = self.get_indexes(table)
         return next((index.name for index in indexes if index.unique and index.columns == names), None)
 
+    def _in_a_transaction(self, sql: str, params: Any) -> Any:
+        self.begin()
+        try:
+            cursor = FetchedCursor(super().execute_sql(sql, params))
+            self.commit()
+        except BaseException:
+            self.rollback()
+            raise
+        return cursor
+
     def commit(self) -> None:
-        if acting_on(self) is not NOBODY:
-            self._tell_acting(NOBODY)
         translated(super().commit)
 
     def rollback(self) -> None:
@@ -130,18 +184,6 @@ class SqliteFile(Observed, pw.SqliteDatabase):
 
     def begin(self, lock_type: str | None = None) -> None:
         translated(super().begin, lock_type)
-        self._tell_acting_from_begin()
-
-    def _tell_acting(self, acting: Acting) -> None:
-        """Store it where triggers look, if there is such a table; it never outlives the transaction."""
-        if not self._run(_HAS_ACTING).fetchone():
-            return
-        self._run(_FORGET_ACTING)
-        if acting is not NOBODY:
-            self._run(_TELL_ACTING, (acting.user_id, acting.actor))
-
-    def _run(self, sql: str, params: Any = ()) -> Any:
-        return translated(_wrapped, self.cursor().execute, sql, params)
 
     def close_all(self) -> None:
         """Close this thread's connection, and with it, for a database in memory, all its data."""

@@ -20,6 +20,7 @@ pytest_plugins = [
     "fixtures.servers",
     "fixtures.databases",
     "fixtures.rows",
+    "fixtures.acting",
     "fixtures.tenants",
     "fixtures.encrypted",
 ]

@@ -4,73 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import random
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.acting import NOTHING
 from fixtures.waiting import wait_until
 
 from presgen import DatabaseManager, PresentationJob, User, ValidationError, VoiceClone, Worker
-from presgen.errors import AlreadyActing, ConfigurationError, ConstraintViolation, StatementInvalid
+from presgen.errors import AlreadyActing, ConstraintViolation
 from presgen.ext.executor import SessionExecutor
 
-Carried = tuple[int | None, str | None]
-NOTHING: Carried = (None, None)
-
-_SEEN = """
-CREATE TABLE seen (user_id BIGINT, actor TEXT)
-"""
-_POSTGRESQL = (
-    """
-    CREATE FUNCTION note_acting() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-        INSERT INTO seen VALUES (nullif(current_setting('presgen.user_id', true), '')::bigint,
-            nullif(current_setting('presgen.actor', true), ''));
-        RETURN NULL;
-    END $$
-    """,
-    "CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON users FOR EACH ROW EXECUTE FUNCTION note_acting()",
-)
-_SQLITE = (
-    "CREATE TABLE presgen_acting (user_id INTEGER, actor TEXT)",
-    *(
-        f"""
-        CREATE TRIGGER note_{event} AFTER {event} ON users FOR EACH ROW
-        BEGIN
-            INSERT INTO seen VALUES ((SELECT user_id FROM presgen_acting), (SELECT actor FROM presgen_acting));
-        END
-        """
-        for event in ("INSERT", "UPDATE", "DELETE")
-    ),
-)
-
 
 @pytest.fixture
-def manager(url: str, backend: str) -> Iterator[DatabaseManager]:
-    """A database whose triggers note what each write of a user carried."""
-    with DatabaseManager(url) as manager:
-        for statement in (_SEEN, *(_SQLITE if backend == "sqlite" else _POSTGRESQL)):
-            manager.database.execute_sql(statement)
-        yield manager
-
-
-@pytest.fixture
-def carried(manager: DatabaseManager) -> Any:
-    """What the writes since the last look carried."""
-
-    def carried() -> list[Carried]:
-        with manager.transaction():
-            rows = manager.database.execute_sql("SELECT user_id, actor FROM seen").fetchall()
-            manager.database.execute_sql("DELETE FROM seen")
-        return [tuple(row) for row in rows]
-
-    return carried
+def manager(noting: DatabaseManager) -> DatabaseManager:
+    return noting
 
 
 def test_every_write_of_the_block_carries_user_and_actor(manager: DatabaseManager, carried: Any) -> None:
@@ -126,58 +78,6 @@ def test_a_savepoint_that_is_undone_takes_nothing_along(manager: DatabaseManager
             manager.database.execute_sql("INSERT INTO users (name) VALUES ('')")
         User.create(name="Ada")
     assert carried() == [(7, "user 7")]
-
-
-class Boom(Exception):
-    pass
-
-
-class Program:
-    """Nested blocks at random, with errors at random places, and what their writes that stay should have carried."""
-
-    def __init__(self, manager: DatabaseManager, seed: int) -> None:
-        self.manager, self.random = manager, random.Random(seed)
-        self.expected: list[Carried] = []
-
-    def block(self, acting: Carried, depth: int) -> None:
-        kinds = [self.write, self.write, *([self.act, self.transact, self.session] if depth < 5 else [])]
-        for _ in range(self.random.randint(1, 3)):
-            self.random.choice(kinds)(acting, depth)
-        if self.random.random() < 0.2:
-            raise Boom
-
-    def write(self, acting: Carried, _depth: int) -> None:
-        User.create(name="somebody")
-        self.expected.append(acting)
-
-    def act(self, acting: Carried, depth: int) -> None:
-        user, actor = acting[0] or self.random.choice([1, 2]), self.random.choice([None, "one", "two"])
-        inner = (user, actor or acting[1] or f"user {user}")
-        with suppress(Boom), self.manager.acting_as(user, actor=actor):
-            self.block(inner, depth + 1)
-
-    def transact(self, acting: Carried, depth: int) -> None:
-        before = len(self.expected)
-        try:
-            with self.manager.transaction():
-                self.block(acting, depth + 1)
-        except Boom:
-            del self.expected[before:]
-
-    def session(self, acting: Carried, depth: int) -> None:
-        with suppress(Boom), self.manager.session():
-            self.block(acting, depth + 1)
-
-
-def test_blocks_nested_at_random_carry_what_they_say(manager: DatabaseManager, carried: Any) -> None:
-    seen = set()
-    for seed in range(60):
-        program = Program(manager, seed)
-        with suppress(Boom):
-            program.block(NOTHING, 0)
-        assert Counter(carried()) == Counter(program.expected), seed
-        seen.update(program.expected)
-    assert len(seen) > 5
 
 
 def test_another_user_inside_is_refused(manager: DatabaseManager) -> None:
@@ -358,13 +258,6 @@ def test_whom_nobody_can_be_is_refused(db: DatabaseManager, given: dict[str, Any
         db.acting_as(**given)
 
 
-@pytest.mark.parametrize("statement", ["BEGIN", " begin immediate", "-- here\nBEGIN", "/* so */ START TRANSACTION"])
-def test_a_transaction_begun_by_hand_is_refused(db: DatabaseManager, statement: str) -> None:
-    with db.acting_as(7), pytest.raises(ConfigurationError, match=r"db\.transaction"):
-        db.database.execute_sql(statement)
-    assert User.select().count() == 0
-
-
 def test_replacing_a_row_carries_them(manager: DatabaseManager, carried: Any) -> None:
     with manager.acting_as(7):
         User.insert(name="Ada", email="ada@example.com").on_conflict(
@@ -373,17 +266,6 @@ def test_replacing_a_row_carries_them(manager: DatabaseManager, carried: Any) ->
         if manager.config.backend == "sqlite":
             manager.database.execute_sql("REPLACE INTO users (id, name) VALUES (9, 'Bob')")
     assert set(carried()) == {(7, "user 7")}
-
-
-def test_a_transaction_that_cannot_be_told_is_not_left_open(tmp_path: Path, sqlite_template: Path) -> None:
-    path = tmp_path / "damaged.db"
-    path.write_bytes(sqlite_template.read_bytes())
-    with DatabaseManager(f"sqlite:///{path}") as manager:
-        manager.database.execute_sql("CREATE TABLE presgen_acting (something_else TEXT)")
-        with manager.session(), pytest.raises(StatementInvalid), manager.acting_as(7):
-            User.create(name="Ada")
-        with closing(sqlite3.connect(path, timeout=0)) as another, another:
-            another.execute("INSERT INTO users (name) VALUES ('Bob')")
 
 
 def test_a_sqlite_file_without_the_table_is_left_alone(tmp_path: Path, sqlite_template: Path) -> None:

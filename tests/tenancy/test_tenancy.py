@@ -185,3 +185,17 @@ def test_the_oldest_transaction_of_another_login_is_measured(tenancy: Tenancy, a
         passed = tenancy.admin("SELECT statement_timestamp() - %s", (began,))[0][0]
         assert 0 <= age <= passed.total_seconds()
         assert age > 0
+
+
+def test_a_login_that_owns_the_tables_is_bound_as_well(
+    app: DatabaseManager, tenancy: Tenancy, ada: int, bob: int
+) -> None:
+    for model in COUNTED:
+        tenancy.admin(f"ALTER TABLE {model._meta.table_name} OWNER TO {tenancy.name('nobody')}")
+    with tenancy.open("nobody") as owner:
+        assert seen() == (0, 0, 0, 0)
+        assert User.update(name="Eve").execute() == 0
+        with owner.acting_as(ada):
+            assert seen() == (1, 1, 1, 1)
+            assert User.update(name="Countess").execute() == 1
+    assert tenancy.admin("SELECT name FROM users WHERE id = %s", (bob,)) == [("Bob",)]

@@ -194,6 +194,7 @@ def test_each_user_sees_what_a_model_says(shared_app: DatabaseManager) -> None:
             for user in users:
                 with app.acting_as(user):
                     assert seen() == model.of(user)
+            assert seen() == ({}, set(), set())
 
     def act(model: Model, kind: str, user: int, other: int) -> None:
         mine = sorted(voice for voice, owner in model.voices.items() if owner == user)

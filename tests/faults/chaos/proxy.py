@@ -14,6 +14,8 @@ from typing import Any, Final, NamedTuple, cast
 _SSL_REQUEST: Final = 80877103
 _GSS_REQUEST: Final = 80877104
 _WROTE: Final = re.compile(rb"(?:UPDATE|COPY|INSERT 0|MERGE) [1-9]|COMMIT")
+# What acting_as() sends along with each statement.
+_TELLS: Final = re.compile(rb"^SELECT set_config\([^;]*\); ")
 _WRITES: Final = (
     ("claim", re.compile(rb'"attempt" = \("presentation_jobs"."attempt" \+ 1\)')),
     ("rescue", re.compile(rb"lease expired: ")),
@@ -30,6 +32,7 @@ KINDS: Final = tuple(kind for kind, _ in _WRITES)
 
 def kind_of(statement: bytes) -> str | None:
     """What a statement writes; None for one that only reads."""
+    statement = _TELLS.sub(b"", statement)
     return next((kind for kind, pattern in _WRITES if pattern.search(statement)), None)
 
 
@@ -52,6 +55,7 @@ class CuttingProxy:
         self.port = port
         self.is_stalled = False
         self.cuts: Counter[str] = Counter()
+        self.round_trips = 0
         self._orders: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
@@ -205,6 +209,7 @@ class _Client(_End):
 
     def _choose(self, server: _Server, message: bytes) -> None:
         if message[:1] == b"Q":
+            self.proxy.round_trips += 1
             # A COPY's reply asks for its rows; the one that counts comes after their end.
             self._is_copying = message[5:9] == b"COPY"
             if not self._is_copying:

@@ -1,0 +1,84 @@
+"""ActingCursor: PostgreSQL hears with each statement on whose behalf it runs, in the same round trip."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS, connection, cursor
+
+from .acting import NOBODY, acting_on
+
+# The names that policies and triggers read; an empty text is none. What is sent as one text is one transaction, and
+# the settings are that transaction's.
+_TELL: Final = "SELECT set_config('presgen.user_id', %s, true), set_config('presgen.actor', %s, true)"
+_BEGINS: Final = re.compile(r"\s*(BEGIN|START)\b[^;]*;?\s*$", re.IGNORECASE)
+# Of these the transaction need hear nothing, or PostgreSQL takes them alone.
+_ALONE: Final = re.compile(
+    r"""\s*(COMMIT|END|ROLLBACK|ABORT|SAVEPOINT|RELEASE|SET|SHOW|DISCARD|VACUUM|CLUSTER|REINDEX
+    |(CREATE|ALTER|DROP)\s+(DATABASE|TABLESPACE|SYSTEM)|(CREATE(\s+UNIQUE)?|DROP)\s+INDEX\s+CONCURRENTLY)\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+class ActingConnection(connection):
+    """A connection of the driver's, whose transaction may carry somebody."""
+
+    database: Any
+    """The pool that it belongs to."""
+    may_carry = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.cursor_factory = ActingCursor
+
+
+class ActingCursor(cursor):
+    """A cursor of the driver's, each of whose statements carries what its context's block of acting_as() says.
+
+    Always again: threads share transactions, and a savepoint that is undone takes along what was told after it.
+    """
+
+    connection: ActingConnection
+
+    def execute(self, query: Any, vars: Any = None) -> None:
+        telling = self._telling()
+        if telling is None or (isinstance(query, str) and _ALONE.match(query)):
+            super().execute(query, vars)
+        elif self.name is not None:
+            self._tell(telling)
+            super().execute(query, vars)
+        elif isinstance(query, str) and _BEGINS.match(query):  # an isolation level goes before everything else
+            super().execute(self.mogrify(query, vars).rstrip(b"; \n") + b"; " + telling)
+        else:
+            super().execute(telling + b"; " + self.mogrify(query, vars))
+
+    def executemany(self, query: Any, vars_list: Any) -> None:
+        self._tell(self._telling())
+        super().executemany(query, vars_list)
+
+    def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
+        telling = self._telling()
+        super().copy_expert(sql if telling is None else telling + b"; " + self.mogrify(sql), file, size)
+
+    def _telling(self) -> bytes | None:
+        """The statement that tells on whose behalf this context's next one runs; None where nobody has to hear."""
+        connection, acting = self.connection, acting_on(self.connection.database)
+        if acting is NOBODY and not connection.may_carry:
+            return None
+        status = connection.get_transaction_status()
+        if status == TRANSACTION_STATUS_IDLE:
+            connection.may_carry = acting is not NOBODY
+        elif status != TRANSACTION_STATUS_INTRANS:
+            return None  # nothing but its end, or a savepoint's, which may bring back what it carried
+        else:
+            connection.may_carry = True
+        if not connection.may_carry:
+            return None
+        telling: bytes = self.mogrify(_TELL, (str(acting.user_id or ""), acting.actor or ""))
+        return telling
+
+    def _tell(self, telling: bytes | None) -> None:
+        if telling is not None:
+            with cursor(self.connection) as plain:
+                plain.execute(telling)
