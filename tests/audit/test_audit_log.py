@@ -174,6 +174,29 @@ def test_a_page_is_read_from_an_index(db: DatabaseManager, postgresql: str) -> N
         assert "Seq Scan" not in str(plan)
 
 
+def test_a_history_beside_many_actions_reads_an_index(db: DatabaseManager, postgresql: str) -> None:
+    ada = User.create(name="Ada")
+    db.database.execute_sql(
+        "INSERT INTO audit_log (operation, action) SELECT 'ACTION', 'login' FROM generate_series(1, 20000)"
+    )
+    db.database.execute_sql("ANALYZE audit_log")
+    seen: list[Any] = []
+    db.database.query_hooks.append(seen.append)
+    audit.history(ada)
+    audit.search(action="logout")
+    db.database.query_hooks.pop()
+    plans = [str(db.database.execute_sql("EXPLAIN " + event.sql, event.params).fetchall()) for event in seen]
+    assert "idx_audit_log_row" in plans[0]
+    assert "idx_audit_log_action" in plans[1]
+
+
+def test_a_name_may_have_a_percent_sign(db: DatabaseManager, postgresql: str) -> None:
+    db.database.execute_sql('CREATE TABLE "sale 50%%" (id bigint PRIMARY KEY, "off %%" int)')
+    db.install("audit", tables="sale 50%", exclude="sale 50%.off %")
+    db.database.execute_sql('INSERT INTO "sale 50%%" VALUES (1, 2)')
+    assert [entry.new for entry in audit.search()] == [{"id": 1}]
+
+
 def test_a_bad_argument_is_refused_by_name(db: DatabaseManager) -> None:
     for use, said in BAD_ARGUMENTS:
         with pytest.raises(ValidationError, match=said):

@@ -151,7 +151,8 @@ def test_only_the_owner_prunes_and_installs(db: DatabaseManager, app: Any, app_u
             audit.action("login")
         with pytest.raises(StatementInvalid, match="must be owner"):
             manager.uninstall("audit")
-        assert manager.features() == ["audit"]
+    db.install("audit")
+    assert db.features() == ["audit"]
     assert len(audit.search()) == 1
 
 
@@ -174,3 +175,35 @@ def test_not_even_the_owner_changes_the_log_by_mistake(db: DatabaseManager, back
         audit.prune(before=datetime.now(timezone.utc) - timedelta(days=1))
         db.database.execute_sql("DELETE FROM audit_log")
     assert [entry.operation for entry in audit.search()] == ["INSERT"]
+
+
+def test_what_is_given_away_is_no_whole_log_and_taken_back(db: DatabaseManager, app: Any, app_url: str) -> None:
+    role = role_of(app_url)
+    db.database.execute_sql(f"GRANT ALL ON audit_log TO {role}")
+    assert "audit" not in db.features()
+    db.install("audit")
+    assert "audit" in db.features()
+    db.database.execute_sql(f"GRANT ALL ON SEQUENCE audit_log_id_seq TO {role}")
+    assert "audit" not in db.features()
+    db.install("audit")
+    with refused():
+        app.execute("SELECT setval('audit_log_id_seq', 1, false)")
+    db.database.execute_sql("CREATE FUNCTION keep_out() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    db.database.execute_sql(
+        "CREATE TRIGGER evil BEFORE INSERT ON audit_log FOR EACH ROW EXECUTE FUNCTION keep_out()"
+    )  # fmt: skip
+    assert "audit" not in db.features()
+    db.install("audit")
+    User.create(name="Ada")
+    assert [entry.operation for entry in audit.search()] == ["INSERT"]
+
+
+def test_a_log_that_somebody_else_made_before_is_refused(db: DatabaseManager, app: Any, app_url: str) -> None:
+    db.uninstall("audit")
+    db.database.execute_sql(f"GRANT CREATE ON SCHEMA public TO {role_of(app_url)}")
+    app.execute("CREATE FUNCTION presgen_audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    with pytest.raises(ConfigurationError, match="presgen_audit belongs to app_.*drop it first"):
+        db.install("audit")
+    app.execute("DROP FUNCTION presgen_audit()")
+    db.install("audit")
+    assert "audit" in db.features()

@@ -24,7 +24,8 @@ _TABLE: Final = table_with_indexes(
 # The functions run as their owner, so that whoever writes rows needs no right on the log. What they see of the caller's
 # session is pinned: a search_path could put other functions before ours, and fewer digits would hide changes of floats.
 _AS_OWNER: Final = """LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET extra_float_digits = 1"""
+    SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET extra_float_digits = 1
+    SET bytea_output = hex SET intervalstyle = postgres"""
 _WORDS: Final = {
     "as_owner": _AS_OWNER,
     "masked_columns": literal("{" + ",".join(MASKED_COLUMNS) + "}"),
@@ -111,18 +112,43 @@ _FUNCTIONS: Final = (
         FOR EACH STATEMENT EXECUTE FUNCTION presgen_audit_guard()
     """,
 )
-# What default privileges and careless grants have given away. Who may run presgen_audit() can put it on a table of
-# their own that is named as one of ours, and so forge entries; a trigger of others on the log would run as its owner.
+# What default privileges and careless grants have given away, as statements that take it back. Who may run
+# presgen_audit() can put it on a table of their own that is named as one of ours, and so forge entries; a trigger of
+# others on the log would run as its owner, and could keep entries out; who may set the sequence can stop the log.
 _GIVEN_AWAY: Final = """
 SELECT format('REVOKE %%s ON audit_log FROM %%s', privilege_type,
     CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END)
 FROM pg_class, aclexplode(relacl)
-WHERE oid = 'audit_log'::regclass AND grantee <> relowner AND privilege_type <> 'SELECT'
+WHERE oid = to_regclass('audit_log') AND grantee <> relowner AND privilege_type <> 'SELECT'
 UNION ALL
 SELECT format('REVOKE ALL ON FUNCTION presgen_audit() FROM %%s',
     CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END)
 FROM pg_proc, aclexplode(coalesce(proacl, acldefault('f', proowner)))
-WHERE oid = 'presgen_audit()'::regprocedure AND grantee <> proowner
+WHERE oid = to_regprocedure('presgen_audit()') AND grantee <> proowner
+UNION ALL
+SELECT format('REVOKE %%s ON SEQUENCE %%s FROM %%s', privilege_type, pg_class.oid::regclass,
+    CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END)
+FROM pg_class, aclexplode(relacl)
+WHERE pg_class.oid = to_regclass(pg_get_serial_sequence('audit_log', 'id'))
+    AND grantee <> relowner AND privilege_type <> 'SELECT'
+UNION ALL
+SELECT format('DROP TRIGGER %%I ON audit_log', tgname)
+FROM pg_trigger
+WHERE tgrelid = to_regclass('audit_log') AND NOT tgisinternal AND tgname <> 'presgen_audit_guard'
+"""
+# Whoever made them before us could change them after us.
+_STRANGERS: Final = """
+SELECT name, pg_get_userbyid(owner)
+FROM (
+    SELECT relname, relowner FROM pg_class WHERE oid = to_regclass('audit_log')
+    UNION ALL
+    SELECT proname, proowner FROM pg_proc
+    WHERE pronamespace = current_schema()::regnamespace
+        AND proname IN ('presgen_audit', 'presgen_audit_action', 'presgen_audit_guard')
+) AS part (name, owner)
+WHERE pg_get_userbyid(owner) <> current_user
+    AND owner <> ALL (ARRAY(SELECT relowner FROM pg_class WHERE oid = ANY (
+        ARRAY(SELECT to_regclass(quote_ident(name)) FROM unnest(%s) AS name))))
 """
 _REVOKE_ACTION: Final = "REVOKE ALL ON PROCEDURE presgen_audit_action FROM PUBLIC"
 
@@ -180,16 +206,19 @@ def watched(database: Any) -> dict[str, tuple[str, ...]]:
 
 
 def is_whole(database: Any) -> bool:
-    """Whether the log, its guard, and the triggers of the audited tables are there and at work."""
+    """Whether the log, its guard and the tables' triggers are there and at work, and nothing is given away."""
     triggers = database.execute_sql(_TRIGGERS).fetchall()
     (guards,) = database.execute_sql(_IS_GUARDED).fetchone()
-    return bool(triggers and guards) and all(is_whole for _, _, is_whole in triggers)
+    is_at_work = bool(triggers and guards) and all(is_whole for _, _, is_whole in triggers)
+    return is_at_work and not database.execute_sql(_GIVEN_AWAY).fetchall()
 
 
 def create(database: Any, tables: Mapping[str, Sequence[str]]) -> None:
     """Bring everything to its newest state; raises ConfigurationError where the role may not."""
     for table in ("audit_log", *tables):
         require_owner(database, table, "to install audit")
+    for name, owner in database.execute_sql(_STRANGERS, (list(tables),)).fetchall():
+        raise ConfigurationError(f"{name} belongs to {owner}, who owns none of the audited tables: drop it first")
     (schema,) = database.execute_sql("SELECT quote_ident(current_schema())").fetchone()
     for statement in (*_TABLE, *_FUNCTIONS):
         database.execute_sql(filled(statement, {**_WORDS, "schema": schema}))
@@ -197,21 +226,22 @@ def create(database: Any, tables: Mapping[str, Sequence[str]]) -> None:
         database.execute_sql(revoke)
     database.execute_sql(_REVOKE_ACTION)
     for table in watched(database).keys() - tables.keys():
-        database.execute_sql(f"DROP TRIGGER IF EXISTS presgen_audit ON {quoted(table)}")
-        database.execute_sql(f"DROP TRIGGER IF EXISTS presgen_audit_truncate ON {quoted(table)}")
+        _alter(database, f"DROP TRIGGER IF EXISTS presgen_audit ON {quoted(table)}")
+        _alter(database, f"DROP TRIGGER IF EXISTS presgen_audit_truncate ON {quoted(table)}")
     for table, excluded in tables.items():
         arguments = ", ".join(literal(column) for column in excluded)
-        database.execute_sql(
-            f"CREATE OR REPLACE TRIGGER presgen_audit AFTER INSERT OR UPDATE OR DELETE ON {quoted(table)} "
-            f"FOR EACH ROW EXECUTE FUNCTION presgen_audit({arguments})"
-        )
-        database.execute_sql(
-            f"CREATE OR REPLACE TRIGGER presgen_audit_truncate AFTER TRUNCATE ON {quoted(table)} "
-            f"FOR EACH STATEMENT EXECUTE FUNCTION presgen_audit({arguments})"
-        )
-        for trigger in ("presgen_audit", "presgen_audit_truncate"):  # somebody may have switched it off
-            database.execute_sql(f"ALTER TABLE {quoted(table)} ENABLE TRIGGER {trigger}")
+        for name, when in (
+            ("presgen_audit", f"AFTER INSERT OR UPDATE OR DELETE ON {quoted(table)} FOR EACH ROW"),
+            ("presgen_audit_truncate", f"AFTER TRUNCATE ON {quoted(table)} FOR EACH STATEMENT"),
+        ):
+            _alter(database, f"CREATE OR REPLACE TRIGGER {name} {when} EXECUTE FUNCTION presgen_audit({arguments})")
+            _alter(database, f"ALTER TABLE {quoted(table)} ENABLE TRIGGER {name}")  # somebody may have switched it off
     database.execute_sql("ALTER TABLE audit_log ENABLE TRIGGER presgen_audit_guard")
+
+
+def _alter(database: Any, statement: str) -> None:
+    """Run a statement in which names may have a % of their own."""
+    database.execute_sql(statement.replace("%", "%%"))
 
 
 def drop(database: Any) -> None:

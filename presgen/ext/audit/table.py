@@ -31,6 +31,7 @@ _INDEXES: Final = (
     # A btree and no BRIN: searches are pages in the order of time, which a BRIN cannot give.
     "CREATE INDEX IF NOT EXISTS idx_audit_log_at ON audit_log (at, id)",
     "CREATE INDEX IF NOT EXISTS idx_audit_log_actor ON audit_log (actor, at, id) WHERE actor IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS idx_audit_log_action ON audit_log (action, at, id) WHERE action IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS idx_audit_log_user ON audit_log (user_id, at, id) WHERE user_id IS NOT NULL",
 )
 
