@@ -16,8 +16,10 @@ from presgen.errors import ConfigurationError
 from presgen.ext import audit
 
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
-    ({"tables": "users,people"}, "audit knows no table 'people'; those of presgen are users"),
-    ({"tables": "audit_log"}, "audit knows no table 'audit_log'"),
+    ({"tables": "users,people"}, "audit knows no plain table 'people'; those of presgen are users"),
+    ({"tables": "audit_log"}, "audit knows no plain table 'audit_log'"),
+    ({"tables": "USERS"}, "audit knows no plain table 'USERS'"),
+    ({"tables": "everybody"}, "audit knows no plain table 'everybody'"),
     ({"tables": []}, "audit needs a table"),
     ({"tables": ""}, "audit needs a table"),
     ({"tables": [1]}, "audit's tables must be names, not of type int"),
@@ -114,6 +116,7 @@ def test_a_table_of_the_applications_own_can_be_audited(db: DatabaseManager) -> 
 
 def test_what_does_not_exist_is_refused_by_name(db: DatabaseManager) -> None:
     db.database.execute_sql("CREATE TABLE keyless (name TEXT)")
+    db.database.execute_sql("CREATE VIEW everybody AS SELECT * FROM users")
     for options, said in REFUSED:
         with pytest.raises(ConfigurationError, match=said):
             db.install("audit", **options)
@@ -189,3 +192,19 @@ def test_without_the_log_its_functions_say_what_to_do(db: DatabaseManager) -> No
     for use in (lambda: audit.action("login"), audit.search, lambda: audit.history(User, 1)):
         with pytest.raises(ConfigurationError, match="the database has no audit log; run: presgen install audit"):
             use()
+
+
+def test_rows_that_have_another_tables_name_are_refused(db: DatabaseManager, postgresql: str) -> None:
+    for statement in (
+        "CREATE TABLE parent (id BIGINT) PARTITION BY RANGE (id)",
+        "CREATE TABLE part PARTITION OF parent FOR VALUES FROM (1) TO (9)",
+        "CREATE TABLE older (id BIGINT)",
+        "CREATE TABLE newer () INHERITS (older)",
+    ):
+        db.database.execute_sql(statement)
+    for table in ("parent", "part", "older"):
+        with pytest.raises(ConfigurationError, match="knows no plain table"):
+            db.install("audit", tables=table)
+    db.install("audit", tables="newer")
+    db.database.execute_sql("INSERT INTO newer VALUES (1)")
+    assert recorded() == ["newer"]

@@ -176,8 +176,9 @@ WHERE tgrelid = to_regclass('audit_log') AND tgname = 'presgen_audit_guard' AND 
 """
 _COLUMNS: Final = """
 SELECT attname, atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
-FROM pg_attribute
+FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
 WHERE attrelid = to_regclass(quote_ident(%s)) AND attnum > 0 AND NOT attisdropped
+    AND relkind = 'r' AND NOT relispartition AND NOT EXISTS (SELECT 1 FROM pg_inherits WHERE inhparent = attrelid)
 """
 _OWNER: Final = """
 SELECT rolname, pg_has_role(relowner, 'USAGE'), current_user
@@ -195,7 +196,10 @@ _ACTION: Final = "CALL presgen_audit_action(%s, %s, %s)"
 
 
 def columns_of(database: Any, table: str) -> dict[str, bool]:
-    """The table's columns, and of each whether it holds whole numbers; none where there is no such table."""
+    """The table's columns, and of each whether it holds whole numbers; none where there is no such plain table.
+
+    Rows of partitions and of children would be recorded under other names than the table's, or not at all.
+    """
     return dict(database.execute_sql(_COLUMNS, (table,)).fetchall())
 
 

@@ -54,7 +54,12 @@ _EXCLUDED: Final = re.compile(r"/\* excluded: (.*) \*/")
 _TRIGGERS: Final = (
     "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger' AND name GLOB 'presgen_audit_*'"
 )
-_COLUMNS: Final = "SELECT name, upper(type) IN ('INTEGER', 'BIGINT', 'INT') FROM pragma_table_info(?)"
+# SQLite itself takes a name in any case, and a view for a table.
+_COLUMNS: Final = """
+SELECT info.name, upper(info.type) IN ('INTEGER', 'BIGINT', 'INT')
+FROM sqlite_master AS known JOIN pragma_table_info(known.name) AS info
+WHERE known.type = 'table' AND known.name = ?
+"""
 _HAS_TABLE: Final = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?"
 _FORGET: Final = """
 UPDATE audit_log

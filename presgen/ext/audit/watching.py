@@ -92,7 +92,7 @@ def _names(given: Names, option: str) -> list[str]:
 
 def _require_auditable(table: str, columns: Mapping[str, bool]) -> None:
     if table in _OWN_TABLES or not columns:
-        raise ConfigurationError(f"audit knows no table {shown(table)}; those of presgen are {', '.join(TABLES)}")
+        raise ConfigurationError(f"audit knows no plain table {shown(table)}; those of presgen are {', '.join(TABLES)}")
     if not columns.get("id"):
         raise ConfigurationError(f"audit needs a whole-number id, which the table {shown(table)} does not have")
 
