@@ -115,6 +115,7 @@ def test_another_thread_acts_for_nobody_and_its_own_context_for_whom_it_says(
 ) -> None:
     def write(name: str) -> None:
         User.create(name=name)
+        manager.database.close()
 
     def run(target: Any, *arguments: Any) -> None:
         thread = threading.Thread(target=target, args=arguments)
@@ -193,14 +194,19 @@ def test_threads_that_share_a_session_take_no_part_in_one_anothers_statements(
     manager: DatabaseManager, carried: Any, shared: bool
 ) -> None:
     def write(number: int) -> str:
-        if number % 2:
-            manager.database.execute_sql("INSERT INTO users (name) VALUES ('')")
-        return str(User.create(name=f"of {number}").name)
+        try:
+            if number % 2:
+                manager.database.execute_sql("INSERT INTO users (name) VALUES ('')")
+            return str(User.create(name=f"of {number}").name)
+        finally:
+            if not shared:
+                manager.database.close()
 
     async def write_all() -> list[Any]:
         tasks = (asyncio.to_thread(write, number) for number in range(60))
         return await asyncio.gather(*tasks, return_exceptions=True)
 
+    manager.database.close()  # which would be the session of this thread alone
     with manager.session() if shared else nullcontext(), manager.acting_as(7):
         outcomes = asyncio.run(write_all())
     told = {name for name in outcomes if isinstance(name, str)}
@@ -229,11 +235,15 @@ def test_a_task_that_outlives_the_block_acts_for_nobody(manager: DatabaseManager
 
 
 def test_coroutines_act_each_for_its_own(manager: DatabaseManager, carried: Any) -> None:
+    def write_in_a_thread(name: str) -> None:
+        User.create(name=name)
+        manager.database.close()
+
     async def write(user_id: int) -> None:
         with manager.acting_as(user_id):
             await asyncio.sleep(0)
             User.create(name=f"of {user_id}")
-            await asyncio.to_thread(User.create, name=f"by a thread of {user_id}")
+            await asyncio.to_thread(write_in_a_thread, f"by a thread of {user_id}")
 
     async def write_all() -> None:
         await asyncio.gather(*map(write, range(1, 9)))

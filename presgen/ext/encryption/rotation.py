@@ -39,24 +39,30 @@ def rotate(
     key that is missing; DecryptionError, having written the batches before.
     """
     batch = validation.argument(validation.at_least(1), batch, "batch")
-    return sum(_rotate_field(manager, field, min(batch, _BATCH_MAX), progress) for field in _fields(manager, fields))
+    with manager.session():
+        return sum(
+            _rotate_field(manager, field, min(batch, _BATCH_MAX), progress) for field in _fields(manager, fields)
+        )
 
 
 def key_ids(manager: DatabaseManager, *, fields: Iterable[Any] | None = None) -> dict[str, int]:
     """How many values each key has sealed, by its id; a key that is not there may be deleted everywhere."""
-    counts: Counter[str] = Counter()
-    for field in _fields(manager, fields):
-        column, pattern = f'"{field.column_name}"', envelope_pattern(is_indexed=field.has_blind_index)
-        start = pattern.index("%") + 1
-        sqlite = is_sqlite(manager.database)
-        sql = _COUNT.format(
-            key_id=_KEY_ID[sqlite].format(column=column, start=start),
-            table=f'"{field.place.table}"',
-            column=column,
-            param=manager.database.param,
-        )
-        counts.update(dict(manager.database.execute_sql(sql, (pattern,)).fetchall()))
+    with manager.session():
+        counts = sum((_count_by_key(manager, field) for field in _fields(manager, fields)), Counter[str]())
     return dict(sorted(counts.items()))
+
+
+def _count_by_key(manager: DatabaseManager, field: Any) -> Counter[str]:
+    column, pattern = f'"{field.column_name}"', envelope_pattern(is_indexed=field.has_blind_index)
+    start = pattern.index("%") + 1
+    sqlite = is_sqlite(manager.database)
+    sql = _COUNT.format(
+        key_id=_KEY_ID[sqlite].format(column=column, start=start),
+        table=f'"{field.place.table}"',
+        column=column,
+        param=manager.database.param,
+    )
+    return Counter(dict(manager.database.execute_sql(sql, (pattern,)).fetchall()))
 
 
 def _rotate_field(manager: DatabaseManager, field: Any, batch: int, progress: Progress | None) -> int:
