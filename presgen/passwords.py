@@ -76,8 +76,19 @@ def verify_in_vain(password: str) -> None:
 
 
 def needs_rehash(password_hash: str) -> bool:
-    """Whether the hash is of an older kind or of another cost than hash_password() makes."""
-    return not password_hash.startswith("$argon2") or bool(_hasher(_PROFILE.get()).check_needs_rehash(password_hash))
+    """Whether the hash is of an older kind than hash_password() makes, or costs whoever guesses less."""
+    if not password_hash.startswith("$argon2id$"):
+        return True
+    profile = _PROFILE.get()
+    _hasher(profile)  # which raises MissingExtra
+    from argon2 import extract_parameters
+    from argon2.exceptions import InvalidHashError
+
+    try:
+        made_with = extract_parameters(password_hash)
+    except InvalidHashError:
+        return True
+    return bool(made_with.time_cost * made_with.memory_cost < profile.time_cost * profile.memory_cost)
 
 
 def _spellings(password: Any) -> list[str]:

@@ -205,6 +205,15 @@ def test_cheap_hashes_are_replaced_by_strong_ones(user: User) -> None:
     assert User.get_by_id(user.id).password_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
 
+def test_a_stronger_hash_stays_where_weaker_ones_are_made() -> None:
+    strong = hash_password("x")
+    with cheap_hashes():
+        assert not needs_rehash(strong)
+        assert verify_and_update(strong, "x") == (True, None)
+    for outdated in ("scrypt:32768:8:1$a$b", strong.replace("argon2id", "argon2i"), "$argon2id$nonsense"):
+        assert needs_rehash(outdated)
+
+
 def test_no_password_and_no_hash_is_shown(user: User) -> None:
     user.set_password("correct horse")
     assert user.password_hash not in f"{user!r} {user}"
