@@ -99,7 +99,7 @@ def test_prune_deletes_what_is_older(run: Run) -> None:
         (("history", "users", "ada"), "'ada' is not a valid integer"),
         (("search", "--operation", "select"), "'select' is not one of"),
         (("search", "--after", "here"), "after must be an AuditEntry or its cursor"),
-        (("export", "/nowhere/log.jsonl"), "/nowhere/log.jsonl.partial: No such file or directory"),
+        (("export", "/nowhere/log.jsonl"), "/nowhere/log.jsonl: No such file or directory"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(run: Run, words: tuple[str, ...], said: str) -> None:

@@ -15,6 +15,7 @@ from fixtures.rows import Enqueue
 from fixtures.waiting import wait_until
 
 from presgen import DatabaseManager, PresentationJob, User, ValidationError, VoiceClone
+from presgen.errors import ConfigurationError
 from presgen.ext import audit
 from presgen.ext.audit import log as audit_log
 
@@ -34,6 +35,10 @@ def about(entries: list[audit.AuditEntry]) -> list[tuple[str, str | None, int | 
     return [(entry.operation, entry.table_name or entry.action, entry.row_id) for entry in entries]
 
 
+def saved() -> User:
+    return User(id=1, name="Ada")
+
+
 BAD_ARGUMENTS: tuple[tuple[Callable[[], Any], str], ...] = (
     (lambda: audit.action(""), "name must not be empty"),
     (lambda: audit.action("x" * 256), "name must be at most 255 characters"),
@@ -45,6 +50,12 @@ BAD_ARGUMENTS: tuple[tuple[Callable[[], Any], str], ...] = (
     (lambda: audit.history(User(name="new")), "row_id must be a whole number, not NoneType"),
     (lambda: audit.history(User), "row_id must be a whole number, not NoneType"),
     (lambda: audit.history(7, 7), "row must be text, not int"),
+    (lambda: audit.history(saved(), 7), "an instance has an id of its own"),
+    (lambda: audit.search(actr="ada"), "there is no condition 'actr'; known are actor, user, table, row_id, operation"),
+    (lambda: audit.search(row_id="1"), "row_id must be a whole number, not str"),
+    (lambda: audit.search(transaction_id="1"), "transaction_id must be a whole number, not str"),
+    (lambda: audit.search(database_user=1), "database_user must be text, not int"),
+    (lambda: audit.export(io.StringIO(), actr="ada"), "there is no condition 'actr'"),
     (lambda: audit.search(actor=7), "actor must be text, not int"),
     (lambda: audit.search(table=7), "table must be text, not int"),
     (lambda: audit.search(operation="update"), "operation must be one of INSERT, UPDATE, DELETE, TRUNCATE, ACTION"),
@@ -54,7 +65,7 @@ BAD_ARGUMENTS: tuple[tuple[Callable[[], Any], str], ...] = (
     (lambda: audit.search(limit=-1), "limit must be a whole number from 0 to 10000"),
     (lambda: audit.search(after="x"), "after must be an AuditEntry or its cursor"),
     (lambda: audit.search(after=User(name="x")), "after must be an AuditEntry or its cursor"),
-    (lambda: audit.export(io.StringIO(), limit=3), r"export\(\) has no limit"),
+    (lambda: audit.export(io.StringIO(), limit=3), "there is no condition 'limit'"),
     (lambda: audit.prune(before="2026"), "before must be a datetime, not str"),
     (lambda: audit.prune(before=now() + timedelta(hours=1)), "before must not lie in the future"),
 )
@@ -95,7 +106,12 @@ def test_entries_of_one_transaction_have_its_id(db: DatabaseManager, postgresql:
         (xid,) = db.database.execute_sql("SELECT pg_current_xact_id()::text::bigint").fetchone()
         User.create(name="Ada")
         audit.action("signup")
-    assert [entry.transaction_id for entry in audit.search()] == [xid, xid]
+        (role,) = db.database.execute_sql("SELECT session_user").fetchone()
+    User.create(name="Eve")
+    assert [entry.transaction_id for entry in audit.search()[1:]] == [xid, xid]
+    assert [entry.operation for entry in audit.search(transaction_id=xid)] == ["ACTION", "INSERT"]
+    assert len(audit.search(database_user=role)) == 3
+    assert audit.search(database_user="somebody") == []
 
 
 def test_a_rows_history_is_told_oldest_first(db: DatabaseManager, user: User, voice: VoiceClone) -> None:
@@ -127,6 +143,10 @@ def test_a_search_meets_all_of_its_conditions(db: DatabaseManager, enqueue: Enqu
     ]
     assert about(audit.search(action="login")) == about(audit.search(operation="ACTION")) == [("ACTION", "login", None)]
     assert audit.search(action="login", user=7) == []
+    assert about(audit.search(table="presentation_jobs", row_id=2, operation="INSERT")) == [
+        ("INSERT", "presentation_jobs", 2)
+    ]
+    assert len(audit.search(table=PresentationJob, row_id=2)) == 2
     later, earlier = audit.search(since=between), audit.search(until=between)
     assert (len(later), len(earlier)) == (4, 3)
     assert [entry.id for entry in [*later, *earlier]] == [entry.id for entry in audit.search()]
@@ -226,8 +246,20 @@ def test_an_export_that_fails_leaves_the_former_file(db: DatabaseManager, tmp_pa
     target.write_text("former\n")
     with pytest.raises(ValidationError):
         audit.export(target, since="yesterday")
+    db.uninstall("audit")
+    with pytest.raises(ConfigurationError, match="no audit log"):
+        audit.export(target)
     assert [path.name for path in tmp_path.iterdir() if "log" in path.name] == ["log.jsonl"]
     assert target.read_text() == "former\n"
+
+
+def test_an_export_is_for_its_owner_alone(db: DatabaseManager, tmp_path: Path) -> None:
+    target = tmp_path / "log.jsonl"
+    assert audit.export(target) == 0
+    assert target.stat().st_mode & 0o777 == 0o600
+    for missing in (tmp_path / "no" / "log.jsonl", str(tmp_path / "no" / "log.jsonl")):
+        with pytest.raises(FileNotFoundError, match="no/log.jsonl'$"):
+            audit.export(missing)
 
 
 def test_pruning_deletes_what_is_older_in_batches_and_records_that(db: DatabaseManager, monkeypatch: Any) -> None:
@@ -243,6 +275,13 @@ def test_pruning_deletes_what_is_older_in_batches_and_records_that(db: DatabaseM
     assert pruned[0].details["before"] == before.isoformat()
     assert audit.prune(before=before) == 0
     assert len(audit.search()) == 4
+
+
+def test_a_log_that_was_pruned_whole_counts_on(db: DatabaseManager) -> None:
+    User.create(name="Ada")
+    (entry,) = audit.search()
+    audit.prune(before=just_after_the_last())
+    assert [found.id > entry.id for found in audit.search()] == [True]
 
 
 def test_pruning_is_part_of_the_callers_transaction(db: DatabaseManager) -> None:

@@ -10,27 +10,26 @@ from datetime import datetime
 from functools import partial
 from itertools import dropwhile
 from pathlib import Path
+from tempfile import mkstemp
 from typing import Any, Final, TextIO
 
 import peewee as pw
 
-from ...acting import ACTOR_MAX_LENGTH
 from ...clock import database_now
 from ...context import session
 from ...errors import ConfigurationError, StatementInvalid, ValidationError
 from ...models import User
 from ...queries import bounded, position
-from ...validation import argument, document, json_text, moment, text, whole_number
-from .entry import OPERATIONS, AuditEntry
+from ...validation import argument, document, json_text, moment, text
+from .conditions import NAME_MAX_LENGTH, id_number, narrowed, table_text, user_number
+from .entry import AuditEntry
 from .watching import backend_of
 
 PRUNE_BATCH: Final = 5_000
 """Entries that one transaction of prune() deletes."""
 _EXPORT_PAGE: Final = 1_000
-_NAME_MAX_LENGTH: Final = 255
 # PostgreSQL's codes for an unknown table and an unknown procedure.
 _NOT_THERE: Final = ("42P01", "42883")
-_id_number = partial(whole_number, bits=64)
 
 
 def action(name: str, /, *, user: User | int | None = None, **details: Any) -> None:
@@ -40,8 +39,8 @@ def action(name: str, /, *, user: User | int | None = None, **details: Any) -> N
     are JSON values, recorded as they are: put no secrets there. On PostgreSQL the role needs EXECUTE on
     `presgen_audit_action`. Raises ValidationError.
     """
-    name = argument(partial(text, max_length=_NAME_MAX_LENGTH), name, "name")
-    user_id = None if user is None else _user_id(user)
+    name = argument(partial(text, max_length=NAME_MAX_LENGTH), name, "name")
+    user_id = None if user is None else argument(user_number, user, "user")
     written = json_text(argument(document, details, "details"))
     with _log() as database:
         backend_of(database).record_action(database, name, written, user_id)
@@ -52,9 +51,12 @@ def history(row: Any, row_id: int | None = None) -> list[AuditEntry]:
 
     Where the table was truncated since the row's first entry, that is part of it.
     """
-    table = _table_name(row, "row")
-    is_instance = isinstance(row, pw.Model)
-    row_id = argument(_id_number, row._pk if is_instance else row_id, "row_id")
+    table = argument(table_text, row, "row")
+    if isinstance(row, pw.Model):
+        if row_id is not None:
+            raise ValidationError("an instance has an id of its own", field="row_id", rule="unknown")
+        row_id = row.get_id()  # type: ignore[no-untyped-call]
+    row_id = argument(id_number, row_id, "row_id")
     entry = AuditEntry
     is_about = (entry.row_id == row_id) | entry.row_id.is_null()  # which is TRUNCATE, as the index can tell
     # Not by the id itself, in whose order the planner would rather read the whole log.
@@ -63,39 +65,16 @@ def history(row: Any, row_id: int | None = None) -> list[AuditEntry]:
         return list(dropwhile(lambda found: found.row_id is None, query.bind(database)))
 
 
-def search(
-    *,
-    actor: str | None = None,
-    user: User | int | None = None,
-    table: Any = None,
-    operation: str | None = None,
-    action: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    after: AuditEntry | str | None = None,
-    limit: int = 100,
-) -> list[AuditEntry]:
+def search(*, after: AuditEntry | str | None = None, limit: int = 100, **conditions: Any) -> list[AuditEntry]:
     """A page of entries that meet all conditions, newest first.
 
-    `table` is a model or a name, `since` is inclusive and `until` is not, `after` is the last entry of the page before,
-    or its `cursor`. Such a page costs the same wherever it is. Raises ValidationError.
+    Conditions are `actor`, `user`, `table` (a model or a name), `row_id`, `operation`, `action`, `since` (inclusive)
+    and `until` (not so), and, for which there is no index, `database_user` and `transaction_id`. `after` is the last
+    entry of the page before, or its `cursor`. Such a page costs the same wherever it is. Raises ValidationError.
     """
     entry = AuditEntry
     query = entry.select().order_by(entry.at.desc(), entry.id.desc()).limit(bounded("limit", limit))
-    if actor is not None:
-        query = query.where(entry.actor == argument(partial(text, max_length=ACTOR_MAX_LENGTH), actor, "actor"))
-    if user is not None:
-        query = query.where(entry.user_id == _user_id(user))
-    if table is not None:
-        query = query.where(entry.table_name == _table_name(table, "table"))
-    if operation is not None:
-        query = query.where(entry.operation == argument(_operation, operation, "operation"))
-    if action is not None:
-        query = query.where(entry.action == argument(partial(text, max_length=_NAME_MAX_LENGTH), action, "action"))
-    if since is not None:
-        query = query.where(entry.at >= argument(moment, since, "since"))
-    if until is not None:
-        query = query.where(entry.at < argument(moment, until, "until"))
+    query = narrowed(query, conditions)
     if after is not None:
         query = query.where(pw.Tuple(entry.at, entry.id) < pw.Tuple(*position(after, entry.at)))
     with _log() as database:
@@ -105,11 +84,10 @@ def search(
 def export(target: Path | str | TextIO, **conditions: Any) -> int:
     """Write the entries that meet search()'s conditions as lines of JSON, newest first; gives their number.
 
-    To a file, which is only there when it is complete, or to an open one; in constant memory.
+    To an open file, or to one of that path, which only its owner can read and which is only there when it is complete.
+    In constant memory. Raises ValidationError, and OSError for a path that cannot be written.
     """
-    unknown = sorted(conditions.keys() & {"after", "limit"})
-    if unknown:
-        raise ValidationError(f"export() has no {unknown[0]}: it writes all entries", field=unknown[0], rule="unknown")
+    narrowed(AuditEntry.select(), conditions)  # which refuses after and limit: it is about all entries
     if isinstance(target, (str, Path)):
         with _completed(Path(target)) as file:
             return _write(file, conditions)
@@ -159,15 +137,19 @@ def _write(file: TextIO, conditions: dict[str, Any]) -> int:
 @contextmanager
 def _completed(path: Path) -> Iterator[TextIO]:
     """A file to write, which takes the path's place at the end of the block."""
-    partial_file = path.with_name(path.name + ".partial")
     try:
-        with open(partial_file, "w", encoding="utf-8") as file:
+        handle, unfinished = mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial_file.replace(path)
-    finally:
-        partial_file.unlink(missing_ok=True)
+        os.replace(unfinished, path)
+    except BaseException:
+        os.unlink(unfinished)
+        raise
 
 
 @contextmanager
@@ -183,21 +165,3 @@ def _log() -> Iterator[Any]:
         else:
             return
     raise missing
-
-
-def _user_id(user: User | int) -> int:
-    number: int = argument(_id_number, user._pk if isinstance(user, User) else user, "user")
-    return number
-
-
-def _table_name(table: Any, name: str) -> str:
-    model = type(table) if isinstance(table, pw.Model) else table
-    is_model = isinstance(model, type) and issubclass(model, pw.Model)
-    named: str = argument(partial(text, max_length=63), model._meta.table_name if is_model else table, name)
-    return named
-
-
-def _operation(value: Any) -> str:
-    if value in OPERATIONS and isinstance(value, str):
-        return value
-    raise ValidationError(f"must be one of {', '.join(OPERATIONS)}", rule="operation")
