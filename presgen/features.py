@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from inspect import signature
 from typing import Any, Final, Protocol, cast
 
 from .clock import is_sqlite
 from .context import session
-from .errors import ConfigurationError, MigrationError
+from .errors import ConfigurationError, MigrationError, StatementInvalid
 from .migrator import LOCK_KEY, Migrator
 from .validation import shown
 
@@ -17,13 +19,15 @@ FEATURES: Final = ("notify", "audit", "tenancy", "encryption")
 
 # CREATE TRIGGER waits for the writers at work, and while it waits all others wait behind it.
 _LOCK_TIMEOUT: Final = "2s"
+_INSUFFICIENT_PRIVILEGE: Final = "42501"
 
 
 class Feature(Protocol):
     """What a feature's module has. Each function runs in a transaction, and may run again and again.
 
-    It may also have `SECRETS`, (table, column) pairs that are secret once it is installed, and `forget(database, table,
-    column)`, which masks what the feature itself has recorded of such a column, and does nothing where that is nothing.
+    It may also have `STORES`, the words for what is lost when it is uninstalled; `SECRETS`, (table, column) pairs that
+    are secret once it is installed; and `forget(database, table, column)`, which masks what the feature itself has
+    recorded of such a column, and does nothing where that is nothing.
     """
 
     COST: str
@@ -35,7 +39,7 @@ class Feature(Protocol):
         Raises ConfigurationError where the feature cannot be had.
         """
 
-    def uninstall(self, database: Any) -> None:
+    def uninstall(self, database: Any, **options: Any) -> None:
         """Take away whatever there is of it, also where that is nothing."""
 
     def is_installed(self, database: Any) -> bool:
@@ -55,12 +59,8 @@ def install_feature(database: Any, name: str, **options: Any) -> None:
     Raises DatabaseBusy, which is safe to retry, when other transactions held the locks that it needs.
     """
     feature = find_feature(name)
-    known = list(signature(feature.install).parameters)[1:]
-    unknown = sorted(options.keys() - set(known))
-    if unknown:
-        raise ConfigurationError(f"{name} has no option {shown(unknown[0])}; its options: {', '.join(known) or 'none'}")
-    with session(database), database.atomic():
-        _keep_others_out(database)
+    _require_known(name, feature.install, options)
+    with _changing(database, f"to install {name}"):
         pending = Migrator(database).pending()
         if pending:
             raise MigrationError(f"{name} needs the newest schema and {pending[0]} is pending; run: presgen migrate")
@@ -69,18 +69,38 @@ def install_feature(database: Any, name: str, **options: Any) -> None:
             _forget(database, table, column)
 
 
-def uninstall_feature(database: Any, name: str) -> None:
+def uninstall_feature(database: Any, name: str, **options: Any) -> None:
     """Take a feature away in one transaction; raises as install_feature() does, but for pending migrations."""
     feature = find_feature(name)
-    with session(database), database.atomic():
-        _keep_others_out(database)
-        feature.uninstall(database)
+    _require_known(name, feature.uninstall, options)
+    with _changing(database, f"to uninstall {name}"):
+        feature.uninstall(database, **options)
 
 
 def installed_features(database: Any) -> list[str]:
     """The names of the features that the database has."""
     with session(database):
         return [name for name in FEATURES if find_feature(name).is_installed(database)]
+
+
+def _require_known(name: str, function: Callable[..., None], options: Mapping[str, Any]) -> None:
+    known = list(signature(function).parameters)[1:]
+    unknown = sorted(options.keys() - set(known))
+    if unknown:
+        raise ConfigurationError(f"{name} has no option {shown(unknown[0])}; its options: {', '.join(known) or 'none'}")
+
+
+@contextmanager
+def _changing(database: Any, purpose: str) -> Iterator[None]:
+    """A transaction that changes the schema; raises ConfigurationError for a role that may not."""
+    try:
+        with session(database), database.atomic():
+            _keep_others_out(database)
+            yield
+    except StatementInvalid as error:
+        if error.sqlstate != _INSUFFICIENT_PRIVILEGE:
+            raise
+        raise ConfigurationError(f"{purpose}, connect as the role that owns presgen's tables: {error}") from None
 
 
 def _forget(database: Any, table: str, column: str) -> None:

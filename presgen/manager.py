@@ -232,9 +232,9 @@ class DatabaseManager:
         """
         self.run_in_transaction(lambda: install_feature(self.database, feature, **options))
 
-    def uninstall(self, feature: str) -> None:
+    def uninstall(self, feature: str, **options: Any) -> None:
         """Take a feature away, and what it has stored; raises ConfigurationError for one that does not exist."""
-        self.run_in_transaction(lambda: uninstall_feature(self.database, feature))
+        self.run_in_transaction(lambda: uninstall_feature(self.database, feature, **options))
 
     def features(self) -> list[str]:
         """The features that the database has, as its catalog says."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from inspect import signature
+from typing import Any
 
 import click
 
@@ -30,21 +33,34 @@ def install_command(context: click.Context, feature: str, settings: tuple[str, .
     """Install a feature, or bring it to its newest state."""
     options = dict(setting.partition("=")[::2] for setting in settings)
     manager = open_manager(context)
-    if "progress" in signature(find_feature(feature).install).parameters:
-        with shown_progress(feature) as progress:
-            manager.install(feature, **{"progress": progress, **options})
-    else:
-        manager.install(feature, **options)
+    with _progress_of(find_feature(feature).install, feature) as progress:
+        manager.install(feature, **{**progress, **options})
     click.echo(f"{feature} is installed")
 
 
 @click.command("uninstall")
 @click.argument("feature", metavar="NAME")
+@click.option("--yes", is_flag=True, help="Do not ask before what the feature has stored is lost.")
 @click.pass_context
-def uninstall_command(context: click.Context, feature: str) -> None:
+def uninstall_command(context: click.Context, feature: str, yes: bool) -> None:
     """Take a feature away, and what it has stored."""
-    open_manager(context).uninstall(feature)
+    manager = open_manager(context)
+    stored = getattr(find_feature(feature), "STORES", None)
+    if stored is not None and not yes:
+        click.confirm(f"{stored} will be lost. Go on?", abort=True)
+    with _progress_of(find_feature(feature).uninstall, feature) as progress:
+        manager.uninstall(feature, **progress)
     click.echo(f"{feature} is not installed")
+
+
+@contextmanager
+def _progress_of(function: Callable[..., None], feature: str) -> Iterator[dict[str, Any]]:
+    """The option `progress` for a function that takes it, none for others."""
+    if "progress" not in signature(function).parameters:
+        yield {}
+        return
+    with shown_progress(feature) as progress:
+        yield {"progress": progress}
 
 
 def _row(name: str, is_installed: bool) -> tuple[str, ...]:

@@ -74,6 +74,9 @@ def test_only_the_chosen_tables_are_audited(db: DatabaseManager, voice: VoiceClo
     assert recorded() == ["voice_clones"]
     User.update(name="Eve").execute()
     assert recorded() == ["users", "voice_clones"]
+    db.install("audit", tables=[VoiceClone, "users"])
+    chosen = db.database.execute_sql("SELECT table_name FROM audit_tables ORDER BY table_name").fetchall()
+    assert chosen == [("users",), ("voice_clones",)]
     assert len(audit.search(table=VoiceClone)) == 1
 
 
@@ -146,6 +149,20 @@ def test_the_command_takes_options(db: DatabaseManager, url: str) -> None:
     assert "name" not in audit.search()[0].new
 
 
+def test_the_command_asks_before_the_log_is_lost(db: DatabaseManager, url: str) -> None:
+    db.install("audit")
+    words = ("--database", url, "uninstall", "audit")
+    for answer in ("", "n\n"):
+        result = CliRunner().invoke(cli, words, input=answer)
+        assert (result.exit_code, "the audit log will be lost" in result.output) == (1, True)
+    assert db.features() == ["audit"]
+    result = CliRunner().invoke(cli, words, input="y\n")
+    assert (result.exit_code, db.features()) == (0, [])
+    db.install("audit")
+    result = CliRunner().invoke(cli, (*words, "--yes"))
+    assert (result.output, db.features()) == ("audit is not installed\n", [])
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -154,6 +171,7 @@ def test_the_command_takes_options(db: DatabaseManager, url: str) -> None:
         "ALTER TABLE users DISABLE TRIGGER presgen_audit",
         "ALTER TABLE audit_log DISABLE TRIGGER presgen_audit_guard",
         "DROP PROCEDURE presgen_audit_action",
+        "DROP TRIGGER presgen_audit ON voice_clones; DROP TRIGGER presgen_audit_truncate ON voice_clones",
     ],
 )
 def test_installing_mends_what_is_half_there(db: DatabaseManager, postgresql: str, damage: str) -> None:
@@ -170,8 +188,10 @@ def test_installing_mends_sqlite_too() -> None:
         manager.migrate()
         manager.install("audit")
         before = catalog(manager.database)
-        for trigger in ("presgen_audit_update_users", "presgen_audit_no_delete"):
-            manager.database.execute_sql(f"DROP TRIGGER {trigger}")
+        of_users = ("presgen_audit_insert_users", "presgen_audit_update_users", "presgen_audit_delete_users")
+        for triggers in (("presgen_audit_update_users",), ("presgen_audit_no_delete",), of_users):
+            for trigger in triggers:
+                manager.database.execute_sql(f"DROP TRIGGER {trigger}")
             assert manager.features() == []
             manager.install("audit")
             assert (manager.features(), catalog(manager.database)) == (["audit"], before)

@@ -149,11 +149,18 @@ def test_only_the_owner_prunes_and_installs(db: DatabaseManager, app: Any, app_u
             StatementInvalid, match="permission denied for procedure presgen_audit_action; grant the right"
         ):
             audit.action("login")
-        with pytest.raises(StatementInvalid, match="must be owner"):
+        with pytest.raises(ConfigurationError, match="to uninstall audit, connect as the role that owns presgen's tab"):
             manager.uninstall("audit")
     db.install("audit")
     assert db.features() == ["audit"]
     assert len(audit.search()) == 1
+
+
+def test_a_role_that_may_not_even_look_is_told_whose_work_installing_is(app_url: str) -> None:
+    with DatabaseManager(app_url) as manager:
+        for change in (manager.install, manager.uninstall):
+            with pytest.raises(ConfigurationError, match="audit, connect as the role that owns presgen's tables"):
+                change("audit")
 
 
 def test_a_member_of_the_owner_prunes(db: DatabaseManager, app_url: str) -> None:

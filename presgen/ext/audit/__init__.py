@@ -14,6 +14,7 @@ from .watching import EXCLUDED, TABLES, forget, install, is_installed, uninstall
 __all__ = [
     "COST",
     "EXCLUDED",
+    "STORES",
     "TABLES",
     "AuditEntry",
     "action",
@@ -30,3 +31,4 @@ __all__ = [
 COST: Final = (
     "single writes take 10 to 30 % longer, heartbeats 5 %, bulk loads 2 to 2.5 times as long (docs/security.md)"
 )
+STORES: Final = "the audit log"

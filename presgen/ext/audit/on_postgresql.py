@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ...errors import ConfigurationError
 from .entry import ENCRYPTED, ENCRYPTED_PREFIX, MASKED, MASKED_COLUMNS
-from .table import filled, literal, quoted, table_with_indexes
+from .table import CHOICE, DROP_CHOICE, choice_of, chosen, filled, literal, quoted, table_with_indexes
 
 _TABLE: Final = table_with_indexes(
     id="BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
@@ -140,7 +140,7 @@ WHERE tgrelid = to_regclass('audit_log') AND NOT tgisinternal AND tgname <> 'pre
 _STRANGERS: Final = """
 SELECT name, pg_get_userbyid(owner)
 FROM (
-    SELECT relname, relowner FROM pg_class WHERE oid = to_regclass('audit_log')
+    SELECT relname, relowner FROM pg_class WHERE oid IN (to_regclass('audit_log'), to_regclass('audit_tables'))
     UNION ALL
     SELECT proname, proowner FROM pg_proc
     WHERE pronamespace = current_schema()::regnamespace
@@ -155,6 +155,7 @@ _REVOKE_ACTION: Final = "REVOKE ALL ON PROCEDURE presgen_audit_action FROM PUBLI
 _UNINSTALL: Final = (
     "DROP FUNCTION IF EXISTS presgen_audit() CASCADE",  # with the triggers, wherever they are
     "DROP PROCEDURE IF EXISTS presgen_audit_action",
+    DROP_CHOICE,
     "DROP TABLE IF EXISTS audit_log",
     "DROP FUNCTION IF EXISTS presgen_audit_guard()",
 )
@@ -204,17 +205,17 @@ def columns_of(database: Any, table: str) -> dict[str, bool]:
 
 
 def watched(database: Any) -> dict[str, tuple[str, ...]]:
-    """The audited tables and their excluded columns, as the triggers say."""
-    rows = database.execute_sql(_TRIGGERS).fetchall()
-    return {table: _arguments(arguments) for table, arguments, _ in rows}
+    """The tables that were chosen, each with its excluded columns."""
+    (found,) = database.execute_sql("SELECT to_regclass('audit_tables')").fetchone()
+    return {} if found is None else chosen(database.execute_sql(CHOICE).fetchall())
 
 
 def is_whole(database: Any) -> bool:
-    """Whether the log, its guard and the tables' triggers are there and at work, and nothing is given away."""
-    triggers = database.execute_sql(_TRIGGERS).fetchall()
+    """Whether the log, its guard and the chosen tables' triggers are there and at work, and nothing is given away."""
+    tables = watched(database)
+    at_work = {table: excluded for table, excluded, is_whole in _triggered(database) if is_whole}
     (guards,) = database.execute_sql(_IS_GUARDED).fetchone()
-    is_at_work = bool(triggers and guards) and all(is_whole for _, _, is_whole in triggers)
-    return is_at_work and not database.execute_sql(_GIVEN_AWAY).fetchall()
+    return bool(tables and guards) and at_work == tables and not database.execute_sql(_GIVEN_AWAY).fetchall()
 
 
 def create(database: Any, tables: Mapping[str, Sequence[str]]) -> None:
@@ -229,7 +230,7 @@ def create(database: Any, tables: Mapping[str, Sequence[str]]) -> None:
     for (revoke,) in database.execute_sql(_GIVEN_AWAY).fetchall():
         database.execute_sql(revoke)
     database.execute_sql(_REVOKE_ACTION)
-    for table in watched(database).keys() - tables.keys():
+    for table in {table for table, _, _ in _triggered(database)} - tables.keys():
         _alter(database, f"DROP TRIGGER IF EXISTS presgen_audit ON {quoted(table)}")
         _alter(database, f"DROP TRIGGER IF EXISTS presgen_audit_truncate ON {quoted(table)}")
     for table, excluded in tables.items():
@@ -241,6 +242,8 @@ def create(database: Any, tables: Mapping[str, Sequence[str]]) -> None:
             _alter(database, f"CREATE OR REPLACE TRIGGER {name} {when} EXECUTE FUNCTION presgen_audit({arguments})")
             _alter(database, f"ALTER TABLE {quoted(table)} ENABLE TRIGGER {name}")  # somebody may have switched it off
     database.execute_sql("ALTER TABLE audit_log ENABLE TRIGGER presgen_audit_guard")
+    database.execute_sql(DROP_CHOICE)
+    _alter(database, choice_of(tables))
 
 
 def _alter(database: Any, statement: str) -> None:
@@ -284,6 +287,12 @@ def forget(database: Any, table: str, column: str) -> None:
 def record_action(database: Any, name: str, details: str, user_id: int | None) -> None:
     """Write an action; `details` is JSON."""
     database.execute_sql(_ACTION, (name, details, user_id))
+
+
+def _triggered(database: Any) -> list[tuple[str, tuple[str, ...], bool]]:
+    """The tables that have our triggers, with the excluded columns that these know, and whether all are at work."""
+    rows = database.execute_sql(_TRIGGERS).fetchall()
+    return [(table, _arguments(packed), is_whole) for table, packed, is_whole in rows]
 
 
 def _arguments(packed: Any) -> tuple[str, ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -12,11 +10,11 @@ from ...clock import SQLITE_FORMAT
 from ...fields import DocumentField, FlagField, MomentField
 from ...models import MODELS
 from .entry import ENCRYPTED, ENCRYPTED_PREFIX, MASKED, MASKED_COLUMNS
-from .table import literal, quoted, table_with_indexes
+from .table import CHOICE, DROP_CHOICE, choice_of, chosen, literal, quoted, table_with_indexes
 
 _TABLES: Final = (
     *table_with_indexes(
-        id="INTEGER PRIMARY KEY",
+        id="INTEGER PRIMARY KEY AUTOINCREMENT",  # also once it was pruned whole
         now=f"(strftime('{SQLITE_FORMAT}', 'now'))",
         json="TEXT",
         user_id="",
@@ -42,25 +40,20 @@ _TRIGGER: Final = """
 CREATE TRIGGER {name} AFTER {event} ON {table} FOR EACH ROW
 WHEN {condition}
 BEGIN
-    /* excluded: {excluded} */
     INSERT INTO audit_log (operation, table_name, row_id, old, new, user_id, actor)
     SELECT '{event}', {table_name}, {row}.id, {old}, {new},
         (SELECT user_id FROM presgen_acting), (SELECT actor FROM presgen_acting)
     FROM ({values});
 END
 """
-_EXCLUDED: Final = re.compile(r"/\* excluded: (.*) \*/")
-
-_TRIGGERS: Final = (
-    "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger' AND name GLOB 'presgen_audit_*'"
-)
+_TRIGGERS: Final = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND name GLOB 'presgen_audit_*'"
 # SQLite itself takes a name in any case, and a view for a table.
 _COLUMNS: Final = """
 SELECT info.name, upper(info.type) IN ('INTEGER', 'BIGINT', 'INT')
 FROM sqlite_master AS known JOIN pragma_table_info(known.name) AS info
 WHERE known.type = 'table' AND known.name = ?
 """
-_HAS_TABLE: Final = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?"
+_HAS: Final = "SELECT count(*) FROM sqlite_master WHERE type IN ('table', 'view') AND name = ?"
 _FORGET: Final = """
 UPDATE audit_log
 SET old = CASE WHEN json_extract(old, :path) IS NULL THEN old ELSE json_set(old, :path, :mask) END,
@@ -79,14 +72,13 @@ def columns_of(database: Any, table: str) -> dict[str, bool]:
 
 
 def watched(database: Any) -> dict[str, tuple[str, ...]]:
-    """The audited tables and their excluded columns, as the triggers say."""
-    found = {table: _EXCLUDED.search(sql) for _, table, sql in database.execute_sql(_TRIGGERS).fetchall()}
-    return {table: tuple(json.loads(match[1])) for table, match in sorted(found.items()) if match}
+    """The tables that were chosen, each with its excluded columns."""
+    return chosen(database.execute_sql(CHOICE).fetchall()) if _has(database, "audit_tables") else {}
 
 
 def is_whole(database: Any) -> bool:
     """Whether the log, its guards and the triggers are there, as they would be made for the columns of today."""
-    triggers = {name: sql for name, _, sql in database.execute_sql(_TRIGGERS).fetchall()}
+    triggers = dict(database.execute_sql(_TRIGGERS).fetchall())
     tables = watched(database)
     wanted = dict(_GUARDS)
     for table, excluded in tables.items():
@@ -104,19 +96,21 @@ def create(database: Any, tables: Mapping[str, Sequence[str]]) -> None:
         triggers.update(_triggers(database, table, excluded))
     for trigger in triggers.values():
         database.execute_sql(trigger)
+    database.execute_sql(DROP_CHOICE)
+    database.execute_sql(choice_of(tables))
 
 
 def drop(database: Any) -> None:
     """Take everything away, the log included."""
     _drop_triggers(database)
+    database.execute_sql(DROP_CHOICE)
     for table in ("audit_log", "presgen_acting"):
         database.execute_sql(f"DROP TABLE IF EXISTS {table}")
 
 
 def has_log(database: Any) -> bool:
     """Whether there is a log, of whatever state."""
-    (found,) = database.execute_sql(_HAS_TABLE, ("audit_log",)).fetchone()
-    return bool(found)
+    return _has(database, "audit_log")
 
 
 def require_owner(database: Any, table: str, purpose: str) -> None:
@@ -144,18 +138,24 @@ def record_action(database: Any, name: str, details: str, user_id: int | None) -
     database.execute_sql(_ACTION, (name, details, user_id))
 
 
+def _has(database: Any, name: str) -> bool:
+    """Whether there is a table or view of that name."""
+    (found,) = database.execute_sql(_HAS, (name,)).fetchone()
+    return bool(found)
+
+
 def _drop_triggers(database: Any) -> None:
-    for name, _, _ in database.execute_sql(_TRIGGERS).fetchall():
+    for name, _ in database.execute_sql(_TRIGGERS).fetchall():
         database.execute_sql(f"DROP TRIGGER {quoted(name)}")
 
 
 def _triggers(database: Any, table: str, excluded: Sequence[str]) -> dict[str, str]:
     """The triggers of a table by their names."""
     columns = [column for column in columns_of(database, table) if column not in excluded]
-    return {f"presgen_audit_{event.lower()}_{table}": _trigger(event, table, columns, excluded) for event in _ROWS}
+    return {f"presgen_audit_{event.lower()}_{table}": _trigger(event, table, columns) for event in _ROWS}
 
 
-def _trigger(event: str, table: str, columns: Sequence[str], excluded: Sequence[str]) -> str:
+def _trigger(event: str, table: str, columns: Sequence[str]) -> str:
     """One trigger; its values are a row for each column that it records, as JSON."""
     rows = _ROWS[event]
     is_recorded = {
@@ -175,7 +175,6 @@ def _trigger(event: str, table: str, columns: Sequence[str], excluded: Sequence[
         "table": quoted(table),
         "table_name": literal(table),
         "condition": " OR ".join(dict.fromkeys(is_recorded.values())),
-        "excluded": json.dumps(list(excluded)),
         "row": rows[0],
         "old": old,
         "new": new,

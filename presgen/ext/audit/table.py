@@ -1,7 +1,9 @@
-"""The log's table on both backends, and names and texts as SQL."""
+"""The log's table and the choice of tables on both backends, and names and texts as SQL."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from .entry import OPERATIONS
@@ -34,6 +36,25 @@ _INDEXES: Final = (
     "CREATE INDEX IF NOT EXISTS idx_audit_log_action ON audit_log (action, at, id) WHERE action IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS idx_audit_log_user ON audit_log (user_id, at, id) WHERE user_id IS NOT NULL",
 )
+
+# A view, as its content is a definition: who may write to tables cannot write to it, and rollbacks of tables leave it.
+DROP_CHOICE: Final = "DROP VIEW IF EXISTS audit_tables"
+CHOICE: Final = "SELECT table_name, excluded FROM audit_tables"
+_CHOICE: Final = "CREATE VIEW audit_tables AS "
+_CHOSEN: Final = "SELECT CAST({table} AS TEXT) AS table_name, CAST({excluded} AS TEXT) AS excluded"
+
+
+def choice_of(tables: Mapping[str, Sequence[str]]) -> str:
+    """The statement that stores which tables are audited, each with its excluded columns."""
+    return _CHOICE + " UNION ALL ".join(
+        _CHOSEN.format(table=literal(table), excluded=literal(json.dumps(list(excluded))))
+        for table, excluded in sorted(tables.items())
+    )
+
+
+def chosen(rows: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """The audited tables and their excluded columns, from the rows of CHOICE."""
+    return {table: tuple(json.loads(excluded)) for table, excluded in rows}
 
 
 def table_with_indexes(**words: str) -> tuple[str, ...]:

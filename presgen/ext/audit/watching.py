@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+import peewee as pw
+
 from ...clock import is_sqlite
 from ...context import session
 from ...errors import ConfigurationError
@@ -22,8 +24,8 @@ EXCLUDED: Final = (
 """The columns that are left out where none are chosen: what a heartbeat writes."""
 _OWN_TABLES: Final = ("audit_log", "presgen_acting")
 
-Names = Iterable[str] | str
-"""Several names, also as one text with commas between them."""
+Names = Iterable[Any] | str
+"""Several names, also as one text with commas between them; a table's is also its model."""
 
 
 def backend_of(database: Any) -> Any:
@@ -34,9 +36,10 @@ def backend_of(database: Any) -> Any:
 def install(database: Any, *, tables: Names | None = None, exclude: Names | None = None) -> None:
     """Record every write to the tables from now on, but for what changes only excluded columns.
 
-    `tables` are names of tables with a whole-number `id`, by default TABLES; `exclude` are columns of all of them, or
-    of one as `table.column`, by default EXCLUDED, which they replace. What was chosen once stays as it is until it is
-    chosen anew. Raises ConfigurationError for names that do not exist, and where the role does not own the tables.
+    `tables` are names of tables with a whole-number `id`, or their models, by default TABLES; `exclude` are columns of
+    all of them, or of one as `table.column`, by default EXCLUDED, which they replace. What was chosen once stays as it
+    is until it is chosen anew; the view `audit_tables` tells it. Raises ConfigurationError for names that do not exist,
+    and where the role does not own the tables.
     """
     backend = backend_of(database)
     before = backend.watched(database)
@@ -80,10 +83,16 @@ def forget(database: Any, table: str, column: str) -> None:
             backend.forget(database, table, column)
 
 
+def table_name(table: Any) -> Any:
+    """The name of a model's or an instance's table; anything else as it is."""
+    model = type(table) if isinstance(table, pw.Model) else table
+    return model._meta.table_name if isinstance(model, type) and issubclass(model, pw.Model) else table
+
+
 def _names(given: Names, option: str) -> list[str]:
     if isinstance(given, str):
         given = [name.strip() for name in given.split(",") if name.strip()]
-    names = list(argument(several, given, option))
+    names = [table_name(name) for name in argument(several, given, option)]
     for name in names:
         if not isinstance(name, str):
             raise ConfigurationError(f"audit's {option} must be names, not {shown(name)}")
