@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.debian import program
 from fixtures.effort import settings_for
 from fixtures.pgbouncer import PgBouncer
+from fixtures.servers import VERSIONS
 from fixtures.tenants import Tenancy, with_voice_and_job
 from hypothesis import given
 from hypothesis import strategies as st
@@ -238,11 +240,13 @@ def test_who_signs_in_is_found_before_there_is_a_user(app: DatabaseManager, ada:
 def test_a_dump_by_operators_has_all_rows_and_one_by_the_app_is_refused(
     tenancy: Tenancy, app: DatabaseManager, postgresql: str, tmp_path: Path
 ) -> None:
-    version = int(postgresql.rpartition("-")[2])
-    program = EmbeddedServer(tmp_path, version=version).binary("pg_dump")
+    if postgresql in VERSIONS:
+        pg_dump = EmbeddedServer(tmp_path, version=VERSIONS[postgresql]).binary("pg_dump")
+    else:
+        pg_dump = program("pg_dump", package="postgresql-client")
 
     def dump(login: str) -> subprocess.CompletedProcess[str]:
-        words = [program, "--data-only", "--enable-row-security", "--inserts", "--dbname", tenancy.urls[login]]
+        words = [pg_dump, "--data-only", "--enable-row-security", "--inserts", "--dbname", tenancy.urls[login]]
         words += [f"--table={table}" for table in TABLES]
         return subprocess.run(words, capture_output=True, text=True, check=False)
 
