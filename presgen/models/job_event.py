@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..fields import IdField, MomentField, ReferenceField, StatusField, VarcharField, WholeField
+from ..fields import IdField, MomentField, StatusField, VarcharField, WholeField
+from ..references import ReferenceField
 from .base import BaseModel
 from .presentation_job import PresentationJob
 

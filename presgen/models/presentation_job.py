@@ -17,12 +17,11 @@ from ..fields import (
     LongTextField,
     MomentField,
     NumberField,
-    ReferenceField,
-    SameOwnerField,
     StatusField,
     VarcharField,
     WholeField,
 )
+from ..references import ReferenceField, SameOwnerField
 from ..status import RUNNING, UNFINISHED, JobStatus
 from .base import BaseModel, Row
 from .claimable import Claimable

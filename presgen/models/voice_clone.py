@@ -13,10 +13,10 @@ from ..fields import (
     IdField,
     MomentField,
     NumberField,
-    ReferenceField,
     VarcharField,
     WholeField,
 )
+from ..references import ReferenceField
 from .base import BaseModel
 from .user import User
 

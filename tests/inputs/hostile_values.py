@@ -24,11 +24,11 @@ from presgen.fields import (
     LongTextField,
     MomentField,
     NumberField,
-    ReferenceField,
     StatusField,
     VarcharField,
     WholeField,
 )
+from presgen.references import ReferenceField
 
 
 @dataclass(frozen=True)
