@@ -21,6 +21,7 @@ _LOCK_TIMEOUT: Final = "2s"
 
 _WRITTEN: Final = tuple(model._meta.table_name for model in (User, VoiceClone, PresentationJob))
 _READ: Final = (JobEvent._meta.table_name, HISTORY_TABLE)
+_OF_FEATURES: Final = ("audit_log", "audit_tables")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class _Table:
     sequence: str | None
 
 
-# The tables beside `users` that are presgen's by their names, each with the sequence of its ids.
+# The tables and views beside `users` that are presgen's by their names, each with the sequence of its ids.
 _TABLES: Final = r"""
 SELECT c.relname::text, quote_ident(c.relname), pg_get_userbyid(c.relowner)::text, (
     SELECT quote_ident(s.relname)
@@ -60,7 +61,7 @@ SELECT c.relname::text, quote_ident(c.relname), pg_get_userbyid(c.relowner)::tex
 )
 FROM pg_class AS c
 WHERE c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('users'))
-  AND c.relkind IN ('r', 'p') AND (c.relname = ANY (%s) OR c.relname ~ '^(presgen|audit)_')
+  AND c.relkind IN ('r', 'p', 'v') AND (c.relname = ANY (%s) OR c.relname LIKE 'presgen\_%%')
 ORDER BY c.oid
 """
 # Functions of features may be the worker role's on purpose; nobody calls a trigger's.
@@ -168,7 +169,7 @@ def _roles(database: Any, roles: Roles, schema: str) -> Iterator[str]:
 
 
 def _rights_on_tables(database: Any, roles: Roles, owner: str, app: str, worker: str) -> Iterator[str]:
-    rows = database.execute_sql(_TABLES, ([*_WRITTEN, *_READ],)).fetchall()
+    rows = database.execute_sql(_TABLES, ([*_WRITTEN, *_READ, *_OF_FEATURES],)).fetchall()
     tables = [_Table(*row) for row in rows]
     written = [table for table in tables if table.name in _WRITTEN]
     read = [table for table in tables if table.name in _READ]

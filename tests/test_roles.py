@@ -120,6 +120,19 @@ def test_again_gives_rights_on_what_is_new(with_roles: Tenancy) -> None:
         assert audit.prune(before=datetime.now(timezone.utc) - timedelta(days=1)) == 0
 
 
+def test_what_an_administrator_installed_becomes_the_owners(with_roles: Tenancy) -> None:
+    with_roles.admin("CREATE TABLE audit_trail (id int)")
+    with DatabaseManager(with_roles.admin_url) as admin:
+        admin.install("audit", tables="users")
+        create(admin.database, plan(admin.database, with_roles.roles))
+    with with_roles.open("owner") as owner:
+        owner.install("audit", tables="users,voice_clones")
+        assert owner.features() == ["audit"]
+        owner.uninstall("audit")
+    of_others = with_roles.admin("SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 'audit_trail'")
+    assert of_others != [(with_roles.roles.owner,)]
+
+
 def test_again_says_nothing_about_what_is_there(with_roles: Tenancy) -> None:
     with with_roles.open("owner") as owner:
         statements = plan(owner.database, with_roles.roles)
