@@ -43,14 +43,16 @@ class Session:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Keep other threads from using it meanwhile; a session that they end is over after the block."""
-        with self._lock:
-            self._uses += 1
-            try:
-                yield
-            finally:
-                self._uses -= 1
-        if self._is_ending:
-            self._end_if_unused()
+        try:
+            with self._lock:
+                self._uses += 1
+                try:
+                    yield
+                finally:
+                    self._uses -= 1
+        finally:
+            if self._is_ending:
+                self._end_if_unused()
 
     @property
     def is_used(self) -> bool:

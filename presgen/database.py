@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
 import peewee as pw
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_INTRANS
 
 from .config import DatabaseConfig
 from .context import Session, is_coroutine, session_of
@@ -24,6 +24,8 @@ from .fetched import FetchedCursor
 from .observed import WRITES, Observed
 from .pool import WATCHDOG, WATCHDOG_MARGIN_SECONDS, Checkout, has_something_to_read
 
+# Neither idle nor one that a refused COPY leaves behind, which is none.
+_IN_A_TRANSACTION: Final = (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR)
 _COMMITS: Final = re.compile(r"\s*(COMMIT|END)\b", re.IGNORECASE)
 _COMMIT_UNKNOWN: Final = "the connection was lost during COMMIT: read the rows again to learn whether it was applied"
 
@@ -265,5 +267,5 @@ def _is_busy(state: Any) -> bool:
     """Whether a transaction is open, or what has to be called after it is not called yet."""
     if state.closed:
         return False
-    is_open = not is_lost(state.conn) and state.conn.get_transaction_status() != TRANSACTION_STATUS_IDLE
+    is_open = not is_lost(state.conn) and state.conn.get_transaction_status() in _IN_A_TRANSACTION
     return is_open or bool(state.transactions or state.commit_callbacks)
