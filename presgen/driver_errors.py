@@ -61,6 +61,7 @@ _UNSENDABLE: Final = (
 _MIGRATE: Final = "is the schema up to date? run: presgen migrate"
 # What a message or an SQLSTATE begins with, and what to do about it.
 _STATEMENT_REMEDIES: Final = (
+    (("new row violates row-level security",), "write it inside manager.acting_as(…) for the user whose row it is"),
     (("42P01", "42703", "no such table", "no such column"), _MIGRATE),
     (("42501",), "grant the right to that role, or use another one"),
     (("attempt to write a readonly",), "check the permissions of the file and its folder"),
@@ -177,7 +178,7 @@ def _refused_by_postgresql(cause: Any) -> PresgenError:
     if state.startswith("22"):
         return ValueRefused(f"the database refused a value: {said}")
     if state[:2] in ("42", ""):
-        return StatementInvalid(_with_remedy(f"the database refused the statement: {said}", state))
+        return StatementInvalid(_with_remedy(f"the database refused the statement: {said}", said, state))
     return StatementFailed(f"the database could not execute the statement: {said}")
 
 
@@ -210,8 +211,9 @@ def _sqlite_code(cause: Any) -> int | None:
     return None if code is None else code & 0xFF  # the rest of an extended code tells details
 
 
-def _with_remedy(message: str, sign: str) -> str:
-    remedy = next((remedy for signs, remedy in _STATEMENT_REMEDIES if sign.startswith(signs)), None)
+def _with_remedy(message: str, *signs: str) -> str:
+    known = (remedy for starts, remedy in _STATEMENT_REMEDIES if any(sign.startswith(starts) for sign in signs))
+    remedy = next(known, None)
     return message if remedy is None else f"{message}; {remedy}"
 
 

@@ -5,6 +5,7 @@ Messages name the thing and the remedy; they never carry a password or the value
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import peewee as pw
@@ -76,24 +77,30 @@ class EncryptionChanged(ConstraintViolation):
 
     def __init__(self, constraint: str) -> None:
         super().__init__(
-            f"the encryption of the column has changed ({constraint}): run the transaction again", constraint=constraint
+            f"the encryption of the column has changed ({constraint}): run the transaction again; raw SQL has to write "
+            "what the model does",
+            constraint=constraint,
         )
 
 
 class DecryptionError(PresgenError):
     """An encrypted value is not what was stored: cut, changed, copied from elsewhere, or sealed with another key.
 
-    `column` is its table and column, `key_id` the key that it names, None where it is no envelope.
+    `column` is its table and column, `key_id` the key that it names, None where it is no envelope, `row_ids` the rows
+    where that is known: `presgen encryption verify` finds them.
     """
 
-    def __init__(self, column: str, *, key_id: str | None = None) -> None:
+    def __init__(self, column: str, *, key_id: str | None = None, row_ids: Sequence[Any] = ()) -> None:
         with_key = "" if key_id is None else f" with the key {key_id}"
+        shown = ", ".join(map(str, row_ids[:10])) + (" …" if len(row_ids) > 10 else "")
+        where = f" in {len(row_ids)} row{'s'[: len(row_ids) - 1]} (id {shown})" if row_ids else ""
         super().__init__(
-            f"a value of {column} cannot be decrypted{with_key}: it was cut, changed, copied from another place or "
-            "sealed with another key of that id; restore the row from a backup, or the key"
+            f"a value of {column} cannot be decrypted{with_key}{where}: it was cut, changed, copied from another place "
+            "or sealed with another key of that id; restore the row from a backup, or the key"
         )
         self.column = column
         self.key_id = key_id
+        self.row_ids = tuple(row_ids)
 
 
 class LeaseLost(PresgenError):

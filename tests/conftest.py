@@ -17,6 +17,7 @@ pytest_plugins = [
     "fixtures.fault_table",
     "fixtures.pgbouncer",
     "fixtures.tls_server",
+    "fixtures.leaks",
     "fixtures.servers",
     "fixtures.databases",
     "fixtures.rows",

@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
+from click.testing import CliRunner
 from fixtures.effort import IS_FULL
-from fixtures.encrypted import keyed, stored
+from fixtures.encrypted import entry, keyed, store, stored
 
 from presgen import DatabaseManager, User
+from presgen.cli import cli
 from presgen.clock import is_sqlite
 from presgen.errors import ConfigurationError, ConstraintViolation, DatabaseBusy, DecryptionError, ValidationError
 from presgen.ext import encryption
@@ -159,7 +161,7 @@ def test_rotating_touches_nothing_but_the_ciphertext(url: str) -> None:
         assert [value[7:50] for value in stored(manager)] == digests
 
 
-def test_what_cannot_be_opened_stops_the_rotation_and_is_left_as_it_is(url: str) -> None:
+def test_what_cannot_be_opened_is_left_as_it_is_and_named_at_the_end(url: str) -> None:
     with keyed(url) as manager:
         manager.install("encryption")
         add(3)
@@ -167,11 +169,46 @@ def test_what_cannot_be_opened_stops_the_rotation_and_is_left_as_it_is(url: str)
         spoilt = stored(manager)[1][:-2] + "00"
         manager.database.execute_sql(f"UPDATE users SET email = {param} WHERE id = 2", (spoilt,))
     with keyed(url, NEW_THEN_OLD) as manager:
-        with pytest.raises(DecryptionError):
+        with pytest.raises(
+            DecryptionError, match=r"users.email cannot be decrypted in 1 row \(id 2\): it was"
+        ) as caught:
             encryption.rotate(manager, batch=1)
-        assert (stored(manager)[1], encryption.key_ids(manager)) == (spoilt, {"k1": 2, "k2": 1})
+        assert caught.value.row_ids == (2,)
+        assert (stored(manager)[1], encryption.key_ids(manager)) == (spoilt, {"k1": 1, "k2": 2})
+        with pytest.raises(DecryptionError, match=r"with the key k1 in 1 row \(id 2\)"):
+            manager.uninstall("encryption")
     with keyed(url, ("k2",)) as manager, pytest.raises(ConfigurationError, match="has no key k1"):
         encryption.rotate(manager)
+
+
+def test_without_keys_nothing_is_rotated(url: str) -> None:
+    with keyed(url) as manager:
+        manager.install("encryption")
+        add(1)
+    with DatabaseManager(url) as manager:
+        for use in (encryption.rotate, encryption.verify):
+            with pytest.raises(ConfigurationError, match="DATABASE_ENCRYPTION_KEYS is not set"):
+                use(manager)
+
+
+def test_every_row_that_cannot_be_opened_is_found(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("--database", url, "encryption", "verify")
+    monkeypatch.setenv("DATABASE_ENCRYPTION_KEYS", entry("k1"))
+    monkeypatch.setenv("DATABASE_INDEX_KEYS", entry("i1"))
+    with keyed(url) as manager:
+        manager.install("encryption")
+        add(4)
+        assert encryption.verify(manager) == []
+        result = CliRunner().invoke(cli, command)
+        assert (result.exit_code, result.stdout) == (0, "every address can be decrypted\n")
+        for number in (2, 3):
+            store(manager, User(id=number), stored(manager)[number - 1][:-2] + "00")
+        assert [(error.row_ids, error.key_id) for error in encryption.verify(manager)] == [((2,), "k1"), ((3,), "k1")]
+        result = CliRunner().invoke(cli, command)
+        assert (result.exit_code, result.stdout) == (
+            1,
+            "users 2: key k1\nusers 3: key k1\n2 addresses cannot be decrypted\n",
+        )
 
 
 def test_bad_arguments_are_refused(url: str) -> None:

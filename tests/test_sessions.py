@@ -121,6 +121,7 @@ def test_a_begin_that_is_left_open_is_undone(pool: DatabaseManager) -> None:
     assert names() == []
 
 
+@pytest.mark.leaks_connections
 def test_a_begin_left_open_in_a_thread_or_context_that_ends_loses_no_slot(pool: DatabaseManager) -> None:
     def leave_open() -> None:
         pool.database.begin()

@@ -1,4 +1,4 @@
-"""encryption: make keys, see which of them are in use, and rotate what older ones have sealed."""
+"""encryption: make keys, see which of them are in use, rotate what older ones have sealed, and try every value."""
 
 from __future__ import annotations
 
@@ -47,6 +47,21 @@ def rotate(context: click.Context, batch: int) -> None:
     with shown_progress("addresses") as progress:
         count = encryption.rotate(open_manager(context), batch=batch, progress=progress)
     click.echo(f"{count} addresses are sealed anew")
+
+
+@encryption_group.command("verify")
+@click.pass_context
+def verify(context: click.Context) -> None:
+    """Open every address, print the ids of the rows whose cannot be opened, and exit with 1 if there are any."""
+    from ..ext import encryption
+
+    with shown_progress("addresses") as progress:
+        damage = encryption.verify(open_manager(context), progress=progress)
+    for error in damage:
+        click.echo(f"users {error.row_ids[0]}: {'no envelope' if error.key_id is None else f'key {error.key_id}'}")
+    click.echo(f"{len(damage)} addresses cannot be decrypted" if damage else "every address can be decrypted")
+    if damage:
+        context.exit(1)
 
 
 def _said(key_id: str, keys: Any) -> str:

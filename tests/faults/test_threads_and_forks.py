@@ -16,6 +16,7 @@ from fixtures.waiting import within
 from presgen import DatabaseManager
 
 
+@pytest.mark.leaks_connections
 @pytest.mark.fault("thread dies with a connection")
 def test_a_thread_that_dies_with_a_connection_loses_no_slot(
     opened: Open, fault: Fault, caplog: pytest.LogCaptureFixture
@@ -33,6 +34,7 @@ def test_a_thread_that_dies_with_a_connection_loses_no_slot(
     fault.loses_no_slot(manager)
 
 
+@pytest.mark.leaks_connections
 def test_a_slot_whose_thread_dies_while_others_wait_is_theirs(opened: Open) -> None:
     manager = opened(pool_size=1, max_overflow=0, pool_timeout=10)
     held, end = threading.Event(), threading.Event()

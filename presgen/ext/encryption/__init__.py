@@ -17,10 +17,21 @@ from ...keyring import Keyring
 from ...models import User
 from ...sealing import EMAIL, is_sealed
 from .conversion import Progress, converted
-from .rotation import key_ids, rotate
+from .inspection import key_ids, verify
+from .rotation import rotate
 from .rules import LOCK, USES_DIGESTS, columns_for, rules_for
 
-__all__ = ["BlindIndex", "EncryptedText", "Keyring", "install", "is_installed", "key_ids", "rotate", "uninstall"]
+__all__ = [
+    "BlindIndex",
+    "EncryptedText",
+    "Keyring",
+    "install",
+    "is_installed",
+    "key_ids",
+    "rotate",
+    "uninstall",
+    "verify",
+]
 
 COST: Final = "e-mail addresses compare, but neither sort nor match; a tenth of the time of save() and get()"
 SECRETS: Final[tuple[tuple[str, str], ...]] = ((EMAIL.table, EMAIL.column),)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import peewee as pw
 
-from .stored import StoredColumn
+from .stored import StoredColumn, in_row
 
 Progress = Callable[[int, int], None]
 """Is told how many rows are done, and how many there are."""
@@ -33,9 +33,14 @@ def converted(
     database.execute_sql(_MAKE)
     done, total = 0, column.count()
     for rows in column.batches(BATCH):
-        made.insert([{"id": key, "was": was, "becomes": change(was)} for key, was in rows]).execute()
+        made.insert([_changed(key, was, change) for key, was in rows]).execute()
         done += len(rows)
         if progress is not None:
             progress(done, total)
     yield lambda: column.write_from("presgen_changed")
     database.execute_sql(_DROP)
+
+
+def _changed(row_id: Any, was: str, change: Callable[[str], str]) -> dict[str, Any]:
+    with in_row(row_id):
+        return {"id": row_id, "was": was, "becomes": change(was)}

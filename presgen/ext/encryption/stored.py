@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import peewee as pw
 
 from ...clock import is_sqlite
+from ...errors import DecryptionError
 from ...models.base import BaseModel
 
 # The triggers that set updated_at leave an UPDATE alone that sets it itself: so it goes away, and comes back.
@@ -35,6 +37,15 @@ class Change:
     id: Any
     was: str
     becomes: str
+
+
+@contextmanager
+def in_row(row_id: Any) -> Iterator[None]:
+    """Let a DecryptionError of the block tell the row."""
+    try:
+        yield
+    except DecryptionError as error:
+        raise DecryptionError(error.column, key_id=error.key_id, row_ids=(row_id,)) from None
 
 
 class StoredColumn:
