@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from fixtures.catalogs import catalog
 from fixtures.tenants import Tenancy
 
 from presgen import DatabaseManager, JobEvent, JobStatus, PresentationJob, User, VoiceClone, Worker, queries
@@ -174,6 +175,19 @@ def test_the_owner_sees_what_a_migration_has_to_change(app: DatabaseManager, ten
         assert owner.features() == []
         owner.install("tenancy", app=tenancy.roles.app, worker=tenancy.roles.worker)
         assert owner.features() == ["tenancy"]
+
+
+def test_installing_again_keeps_the_roles_that_were_chosen(
+    tenancy: Tenancy, app: DatabaseManager, ada: int, bob: int
+) -> None:
+    with DatabaseManager(tenancy.admin_url) as admin:
+        before = catalog(admin.database)
+        admin.install("tenancy")
+        assert (admin.features(), catalog(admin.database)) == (["tenancy"], before)
+    with app.acting_as(ada):
+        assert [user.id for user in User.select()] == [ada]
+    with tenancy.open("worker"):
+        assert User.select().count() == 2
 
 
 def test_the_oldest_transaction_of_another_login_is_measured(tenancy: Tenancy, app: DatabaseManager, ada: int) -> None:

@@ -60,6 +60,14 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
     LIMIT 1
 $$
 """
+# Whom the policies admit to all rows, and who else than the worker role may ask for a user.
+_CHOSEN: Final = """
+SELECT
+    (SELECT rolname::text FROM pg_policy JOIN pg_roles ON pg_roles.oid = ANY (polroles)
+        WHERE polrelid = to_regclass('users') AND polname = %s LIMIT 1),
+    (SELECT rolname::text FROM pg_proc, aclexplode(proacl) JOIN pg_roles ON pg_roles.oid = grantee
+        WHERE pg_proc.oid = to_regprocedure('presgen_find_user(text)') AND grantee <> proowner LIMIT 1)
+"""
 _MAY_INSTALL: Final = """
 SELECT current_user::text, pg_get_userbyid(relowner)::text, pg_has_role(relowner, 'USAGE'),
     pg_has_role(%s, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END),
@@ -81,14 +89,18 @@ SELECT
 """
 
 
-def install(database: Any, *, app: str = Roles.app, worker: str = Roles.worker) -> None:
+def install(database: Any, *, app: str | None = None, worker: str | None = None) -> None:
     """Let every role see the rows of the user it acts for, and the worker role everybody's.
 
-    `app` and `worker` are roles of `presgen roles create`, or others. Raises ConfigurationError on SQLite, where a role
-    is missing, and where the current role does not own the tables or may not hand a function to the worker role.
+    `app` and `worker` are by default the roles that were chosen before, or those of `presgen roles create`. Raises
+    ConfigurationError on SQLite, where a role is missing, and where the current role does not own the tables or may not
+    hand a function to the worker role.
     """
     if is_sqlite(database):
         raise ConfigurationError("tenancy needs PostgreSQL; on SQLite scope what is read with queries.owned_by()")
+    chosen_worker, chosen_app = database.execute_sql(_CHOSEN, (ALL_ROWS,)).fetchone()
+    app = chosen_app or Roles.app if app is None else app
+    worker = chosen_worker or Roles.worker if worker is None else worker
     Roles(app=app, worker=worker)
     _require_roles(database, app, worker)
     worker_may_create = _require_rights(database, worker)
