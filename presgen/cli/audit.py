@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -14,26 +14,21 @@ from ..ext.audit.entry import OPERATIONS
 from ..queries import LIMIT_MAX
 from .columns import print_json, print_table
 from .connection import open_manager
-from .moments import moment_option
+from .options import all_of, moment_option
 
-
-def _narrowing(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that choose among the entries, as keywords of audit.search()."""
-    options = (
-        click.option("--actor", metavar="NAME", help="Only what this actor did."),
-        click.option("--user", type=int, metavar="ID", help="Only what was done on behalf of this user."),
-        click.option("--table", metavar="NAME", help="Only writes to this table."),
-        click.option("--row", "row_id", type=int, metavar="ID", help="Only writes to rows of this id."),
-        click.option("--operation", type=click.Choice(OPERATIONS, case_sensitive=False), help="Only such entries."),
-        click.option("--action", metavar="NAME", help="Only actions of this name."),
-        click.option("--database-user", metavar="NAME", help="Only what this role of the database did."),
-        click.option("--transaction", "transaction_id", type=int, metavar="ID", help="Only this transaction."),
-        moment_option("--since", help='Only entries of then or later, as "2026-01-31 14:00:00" in UTC.'),
-        moment_option("--until", help="Only entries from before then."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+_narrowing = all_of(
+    click.option("--actor", metavar="NAME", help="Only what this actor did."),
+    click.option("--user", type=int, metavar="ID", help="Only what was done on behalf of this user."),
+    click.option("--table", metavar="NAME", help="Only writes to this table."),
+    click.option("--row", "row_id", type=int, metavar="ID", help="Only writes to rows of this id."),
+    click.option("--operation", type=click.Choice(OPERATIONS, case_sensitive=False), help="Only such entries."),
+    click.option("--action", metavar="NAME", help="Only actions of this name."),
+    click.option("--database-user", metavar="NAME", help="Only what this role of the database did."),
+    click.option("--transaction", "transaction_id", type=int, metavar="ID", help="Only this transaction."),
+    moment_option("--since", help='Only entries of then or later, as "2026-01-31 14:00:00" in UTC.'),
+    moment_option("--until", help="Only entries from before then."),
+)
+"""The options that choose among the entries, as keywords of audit.search()."""
 
 
 @click.group("audit")

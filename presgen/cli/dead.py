@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import click
@@ -13,22 +12,18 @@ from ..queries import LIMIT_MAX, get_dead_letter_errors, get_dead_letters
 from .columns import print_facts, print_json, print_table
 from .connection import open_manager
 from .jobs import find_job, print_job, print_page
-from .moments import moment_option
+from .options import all_of, moment_option
 
 _ERROR_WIDTH: Final = 80
 
 
-def _narrowing(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that choose among the dead letters, as keywords of PresentationJob.dead_letters()."""
-    options = (
-        click.option("--owner", type=int, metavar="ID", help="Only this user's jobs."),
-        click.option("--error", metavar="TEXT", help="Only jobs whose message has this text, in any case."),
-        moment_option("--since", help='Only jobs that failed then or later, as "2026-01-31 14:00:00" in UTC.'),
-        moment_option("--until", help="Only jobs that failed before then."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+_narrowing = all_of(
+    click.option("--owner", type=int, metavar="ID", help="Only this user's jobs."),
+    click.option("--error", metavar="TEXT", help="Only jobs whose message has this text, in any case."),
+    moment_option("--since", help='Only jobs that failed then or later, as "2026-01-31 14:00:00" in UTC.'),
+    moment_option("--until", help="Only jobs that failed before then."),
+)
+"""The options that choose among the dead letters, as keywords of PresentationJob.dead_letters()."""
 
 
 @click.group("dead")

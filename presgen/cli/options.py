@@ -1,9 +1,10 @@
-"""Moments as options of commands."""
+"""Options that several commands take."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import reduce
 from typing import Any, Final
 
 import click
@@ -15,6 +16,11 @@ _FORMATS: Final = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%SZ", "%Y-%m
 def moment_option(name: str, **attributes: Any) -> Callable[..., Any]:
     """An option that takes a moment in UTC, as everything that the commands print."""
     return click.option(name, type=click.DateTime(_FORMATS), metavar="MOMENT", callback=_in_utc, **attributes)
+
+
+def all_of(*options: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """What puts several options on a command, in the order in which its help shows them."""
+    return lambda command: reduce(lambda function, option: option(function), reversed(options), command)
 
 
 def _in_utc(_context: click.Context, _option: click.Parameter, moment: datetime | None) -> datetime | None:
