@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import peewee as pw
 
 from .clock import is_sqlite
 from .context import session
-from .errors import MigrationError
+from .errors import DatabaseBusy, MigrationError
 from .validation import argument, at_least, shown
 
 if TYPE_CHECKING:
@@ -143,9 +144,23 @@ class Migrator:
             raise MigrationError(
                 "PgBouncer would lose pw_migrate's lock: run `presgen migrate`, or use the server itself"
             )
-        if is_sqlite(self.database):
+        if not is_sqlite(self.database):
+            self._take_advisory_lock()
+            return
+        while not self._has_file_alone():
+            # Whoever has the file open shares it, so two that wait would wait for each other.
+            self.database.close()
+            time.sleep(random.uniform(0.1, 2) * LOCK_POLL_SECONDS)
+            self.database.connect()
+
+    def _has_file_alone(self) -> bool:
+        (patience,) = self.database.execute_sql("PRAGMA busy_timeout").fetchone()
+        try:
+            self.database.execute_sql("PRAGMA busy_timeout = 50")
             self.database.execute_sql("PRAGMA locking_mode = EXCLUSIVE")
             with self.database.atomic():
-                pass
-        else:
-            self._take_advisory_lock()
+                return True
+        except DatabaseBusy:
+            return False
+        finally:
+            self.database.execute_sql(f"PRAGMA busy_timeout = {patience}")

@@ -141,9 +141,9 @@ def test_pw_migrate_itself_goes_up_down_and_up(empty_url: str) -> None:
     assert look() == up
 
 
-def test_two_pw_migrate_at_once_apply_each_migration_once(empty_url: str) -> None:
-    outputs = [finished(process) for process in [pw_migrate(empty_url, "migrate") for _ in range(2)]]
-    assert sorted(output.count("- [x]") for output in outputs) == [0, 3]
+def test_four_pw_migrate_at_once_apply_each_migration_once(empty_url: str) -> None:
+    outputs = [finished(process) for process in [pw_migrate(empty_url, "migrate") for _ in range(4)]]
+    assert sorted(output.count("- [x]") for output in outputs) == [0, 0, 0, 3]
 
 
 def test_two_managers_at_once_apply_each_migration_once(empty_url: str) -> None:
