@@ -1,5 +1,7 @@
 """The indexes that lists, lookups, foreign keys and the claim rest on."""
 
+import peewee
+
 UNFINISHED = "('pending', 'processing_slides', 'synthesizing_audio', 'assembling_video')"
 RUNNING = "('processing_slides', 'synthesizing_audio', 'assembling_video')"
 
@@ -27,7 +29,16 @@ def migrate(migrator, database, *, fake=False):
         migrator.sql(index)
 
 
+SEALED = {
+    True: "SELECT name FROM sqlite_master WHERE type = 'trigger' AND name = 'encrypted_email_insert'",
+    False: "SELECT conname FROM pg_constraint WHERE conname = 'encrypted_email' AND conrelid = to_regclass('users')",
+}
+
+
 def rollback(migrator, database, *, fake=False):
+    is_sqlite = isinstance(database, peewee.SqliteDatabase)
+    if database.execute_sql(SEALED[is_sqlite]).fetchone():  # their index is another one, which would not come back
+        raise peewee.OperationalError("users' addresses are encrypted; run first: presgen uninstall encryption")
     for index in reversed(INDEXES):
         name = index.partition("INDEX ")[2].partition(" ")[0]
         migrator.sql(f"DROP INDEX {name}")

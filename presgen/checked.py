@@ -49,8 +49,12 @@ class Checked:
     def clean(self, value: Any) -> Any:
         """The value to store; raises ValidationError that names the field and the rule."""
         if _is_expression(value):  # the database is the judge
-            return value
+            return self.clean_expression(value)
         return self.clean_value(value, or_null=self.null)
+
+    def clean_expression(self, expression: Any) -> Any:
+        """The SQL to store the value of; raises ValidationError where only values will do."""
+        return expression
 
     def clean_value(self, value: Any, *, or_null: bool = False) -> Any:
         """The value to store where SQL expressions are none, and NULL is one only with `or_null`."""

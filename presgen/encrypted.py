@@ -42,7 +42,7 @@ class Sealable:
     @property
     def place(self) -> Place:
         """Where its values are."""
-        return Place(self.model._meta.table_name, self.column_name)
+        return Place(self.model._meta.table_name, self.column_name, self.model._meta.schema)
 
     @property
     def sealing(self) -> Sealing | None:
@@ -81,6 +81,18 @@ class Sealable:
         if is_operand and self.seal(to_find=True) is not None:
             raise self.refusal()
         return super().__sql__(ctx)  # type: ignore[misc]
+
+    def clean_expression(self, expression: Any) -> Any:
+        """The SQL, if it is about this very column: the database cannot seal what another one gives."""
+        if self.seal() is None or self.gives_envelopes(expression):
+            return expression
+        raise ValidationError("must be a value, not an SQL expression", field=self.name, rule="encrypted")
+
+    def gives_envelopes(self, expression: Any) -> bool:
+        """Whether an expression's values are sealed for this column already."""
+        if isinstance(expression, pw.NamespaceAttribute):  # EXCLUDED
+            return str(getattr(expression, "_attribute")) == self.column_name  # noqa: B009
+        return field_behind(expression) is self
 
     def refusal(self) -> ValidationError:
         """The error for what an encrypted column cannot be asked."""

@@ -28,6 +28,12 @@ class ConfigurationError(PresgenError):
     """A setting is missing or malformed."""
 
 
+class KeyUnavailable(ConfigurationError):
+    """The source of a key, a KMS for instance, has raised an error."""
+
+    retryable = True
+
+
 class MissingExtra(PresgenError, ImportError):
     """An optional library is not installed."""
 
@@ -96,7 +102,8 @@ class DecryptionError(PresgenError):
         where = f" in {len(row_ids)} row{'s'[: len(row_ids) - 1]} (id {shown})" if row_ids else ""
         super().__init__(
             f"a value of {column} cannot be decrypted{with_key}{where}: it was cut, changed, copied from another place "
-            "or sealed with another key of that id; restore the row from a backup, or the key"
+            f"or {'never sealed' if key_id is None else 'sealed with another key of that id'}; "
+            + ("encryption.rotate() seals it" if key_id is None else "restore the row from a backup, or the key")
         )
         self.column = column
         self.key_id = key_id

@@ -66,7 +66,7 @@ def install_feature(database: Any, name: str, **options: Any) -> None:
             raise MigrationError(f"{name} needs the newest schema and {pending[0]} is pending; run: presgen migrate")
         feature.install(database, **options)
         for table, column in getattr(feature, "SECRETS", ()):
-            _forget(database, table, column)
+            forget_column(database, table, column)
 
 
 def uninstall_feature(database: Any, name: str, **options: Any) -> None:
@@ -81,6 +81,14 @@ def installed_features(database: Any) -> list[str]:
     """The names of the features that the database has."""
     with session(database):
         return [name for name in FEATURES if find_feature(name).is_installed(database)]
+
+
+def forget_column(database: Any, table: str, column: str) -> None:
+    """Let every feature mask what it has recorded of a column that has become secret."""
+    for name in FEATURES:
+        forget = getattr(find_feature(name), "forget", None)
+        if forget is not None:
+            forget(database, table, column)
 
 
 def _require_known(name: str, function: Callable[..., None], options: Mapping[str, Any]) -> None:
@@ -101,14 +109,6 @@ def _changing(database: Any, purpose: str) -> Iterator[None]:
         if error.sqlstate != _INSUFFICIENT_PRIVILEGE:
             raise
         raise ConfigurationError(f"{purpose}, connect as the role that owns presgen's tables: {error}") from None
-
-
-def _forget(database: Any, table: str, column: str) -> None:
-    """Let every feature mask what it has recorded of a column that has become secret."""
-    for name in FEATURES:
-        forget = getattr(find_feature(name), "forget", None)
-        if forget is not None:
-            forget(database, table, column)
 
 
 def _keep_others_out(database: Any) -> None:

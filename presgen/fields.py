@@ -17,7 +17,7 @@ from .checked import Checked, is_for_postgresql
 from .clock import SQLITE_FORMAT, stored_moment
 from .encrypted import Sealable, no_sealing
 from .errors import ConfigurationError, DecryptionError, ValidationError
-from .sealing import Seal
+from .sealing import PREFIX, Seal
 from .status import JobStatus
 
 
@@ -121,8 +121,17 @@ class EncryptedText(Sealable, LongTextField):
     def db_value(self, value: Any) -> Any:
         return self.stored(self.compared(value))
 
+    def ddl(self, ctx: Any) -> Any:
+        """The column, with a CHECK `encrypted_<column>` that it holds envelopes alone."""
+        definition = super().ddl(ctx)
+        name, column = self.place.rule, self.column_name
+        check = f'CONSTRAINT "{name}" CHECK ("{column}" LIKE \'{PREFIX}%\')'
+        definition.nodes.append(pw.SQL(check.replace("%", "%%") if is_for_postgresql(ctx) else check))
+        return definition
+
     def compared(self, value: Any) -> Any:
-        return super().db_value(value)
+        text = super().db_value(value)
+        return None if text is None else validation.argument(validation.storable, text, self.name)
 
     def seal(self, *, to_find: bool = False) -> Seal:
         if self.sealing is None:

@@ -12,7 +12,7 @@ from datetime import date
 from functools import cache
 from typing import Any, Final
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, KeyUnavailable
 
 KEY_BYTES: Final = 32
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
@@ -48,7 +48,9 @@ class Keyring:
         """The keyring that `id:base64,id:base64` describes."""
         entries = [entry.strip().partition(":") for entry in text.split(",") if entry.strip()]
         keys = {key_id: encoded for key_id, _, encoded in entries}
-        return cls([key_id for key_id, _, _ in entries], _Decoded(keys, variable), variable=variable)
+        keyring = cls([key_id for key_id, _, _ in entries], _Decoded(keys, variable), variable=variable)
+        keyring.require_all()
+        return keyring
 
     @property
     def current(self) -> str:
@@ -59,14 +61,20 @@ class Keyring:
         if key_id not in self.ids:
             raise ConfigurationError(
                 f"{self.variable} has no key {_shown(key_id)}, with which a value is sealed; "
-                f"it has {', '.join(self.ids)}"
+                f"it has {', '.join(self.ids)}: put that key back, behind the current one"
             )
-        with suppress(Exception):  # whose message may say anything
-            key: object = self._fetch(key_id)
-            if isinstance(key, bytes) and len(key) == KEY_BYTES:
-                return key
+        key, failure = None, ""
+        try:
+            key = self._fetch(key_id)
+        except Exception as error:  # whose message may say anything
+            failure = type(error).__name__
+        if failure:
+            raise KeyUnavailable(f"{self.variable}: the key {key_id} cannot be had: its source raised {failure}")
+        if isinstance(key, bytes) and len(key) == KEY_BYTES:
+            return key
+        found = f"{len(key)} bytes" if isinstance(key, bytes) else f"of type {type(key).__name__}"
         key = None  # for whoever prints the variables of this call
-        raise ConfigurationError(f"{self.variable}: the key {key_id} cannot be had, or is not {KEY_BYTES} bytes")
+        raise ConfigurationError(f"{self.variable}: the key {key_id} is {found}, and has to be {KEY_BYTES} bytes")
 
     def require_all(self) -> None:
         """Raise ConfigurationError when one of the keys cannot be had."""

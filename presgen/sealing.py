@@ -42,6 +42,8 @@ WHERE conrelid = to_regclass(%s) AND conname = %s
 """
 _RULE_SQLITE: Final = "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? AND name = ? || '_insert'"
 _INDEX_KEY_OF_RULE: Final = re.compile(r":%+:([a-z0-9-]+):%")
+_CHECK_VALUE_OF_RULE: Final = re.compile(r"'key ([0-9a-f]{16})'")
+_CHECKED_TEXT: Final = b"presgen: is it the same key?"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,12 @@ class Place:
 
     table: str
     column: str
+    schema: str | None = None
+
+    @property
+    def quoted_table(self) -> str:
+        """The table as SQL."""
+        return ".".join('"' + name.replace('"', '""') + '"' for name in (self.schema, self.table) if name)
 
     @property
     def rule(self) -> str:
@@ -62,7 +70,7 @@ class Place:
         return f"plain_{self.column}"
 
     def __str__(self) -> str:
-        return f"{self.table}.{self.column}"
+        return ".".join(name for name in (self.schema, self.table, self.column) if name)
 
 
 EMAIL: Final = Place("users", "email")
@@ -133,6 +141,10 @@ class Sealing:
         code = hmac.digest(self.index_keys.key(index_key_id), f"{place}:{text}".encode(), "sha256")
         return code.hex()[:DIGEST_LENGTH]
 
+    def check_value(self, index_key_id: str) -> str:
+        """What tells, and nothing more, whether two keys of one id are the same: 64 bits of its HMAC."""
+        return hmac.digest(self.index_keys.key(index_key_id), _CHECKED_TEXT, "sha256").hex()[:16]
+
     def index_key_in_force(self, place: Place, *, to_find: bool = False) -> str | None:
         """The id of the index key by which a column is sealed now; None for one that holds plain values.
 
@@ -154,7 +166,20 @@ class Sealing:
         sql = _RULE_SQLITE if is_sqlite(self._database) else _RULE_POSTGRESQL
         row = self._database.execute_sql(sql, (place.table, place.rule)).fetchone()
         match = _INDEX_KEY_OF_RULE.search(row[0]) if row else None
-        return match[1] if match else None
+        if match is None:
+            return None
+        self._require_same_key(match[1], _CHECK_VALUE_OF_RULE.search(row[0]))
+        return match[1]
+
+    def _require_same_key(self, index_key_id: str, expected: re.Match[str] | None) -> None:
+        """Raise ConfigurationError for an index key that has only its id in common with the one in force."""
+        keys = self._index_keys
+        if keys is None or expected is None or index_key_id not in keys.ids:
+            return
+        if self.check_value(index_key_id) != expected[1]:
+            raise ConfigurationError(
+                f"{keys.variable}: the key {index_key_id} is not the one of that id by which the database is sealed"
+            )
 
     def change(self) -> None:
         """Remember nothing of what the open transaction sees: it changes the catalog, and may be undone."""

@@ -8,14 +8,25 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from fixtures.encrypted import entry, keyed, stored
+from fixtures.encrypted import entry, keyed, keyring, stored
 
 from presgen import DatabaseConfig, DatabaseManager, User, VoiceClone
 from presgen.cli import cli
 from presgen.clock import is_sqlite
-from presgen.errors import ConfigurationError, ConstraintViolation, DatabaseBusy, EncryptionChanged, ValidationError
+from presgen.errors import (
+    ConfigurationError,
+    ConstraintViolation,
+    DatabaseBusy,
+    DecryptionError,
+    EncryptionChanged,
+    MigrationError,
+    ValidationError,
+)
 from presgen.ext import encryption
+from presgen.keyring import Keyring
 from presgen.sealing import is_sealed
+
+NAMES = ["001_create_tables", "002_create_indexes", "003_create_triggers"]
 
 
 @pytest.fixture
@@ -209,18 +220,56 @@ def _error_of(manager: DatabaseManager) -> BaseException:
     return caught.value
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_migrations_roll_back_and_forth_under_it(db: DatabaseManager, count: int) -> None:
+def test_migrations_that_would_lose_its_index_are_not_undone_under_it(db: DatabaseManager) -> None:
     db.install("encryption")
-    db.rollback(count)
+    db.rollback(1)
     db.migrate()
-    assert ("encryption" in db.features()) is (count == 1)
-    db.install("encryption")
     assert db.features() == ["encryption"]
-    User.create(name="x", email="x@example.com")
-    assert User.get(email="x@example.com").name == "x"
+    for count in (2, 3):
+        with pytest.raises(MigrationError, match="addresses are encrypted; run first: presgen uninstall encryption"):
+            db.rollback(count)
+        db.migrate()
+    with pytest.raises(ConstraintViolation, match="idx_users_email"):
+        User.create(name="x", email="u1@example.com")
     db.uninstall("encryption")
-    assert db.features() == []
+    assert (db.rollback(3), db.migrate(), db.features()) == (NAMES[::-1], NAMES, [])
+
+
+def test_other_keys_of_the_same_ids_are_refused(db: DatabaseManager, url: str) -> None:
+    db.install("encryption")
+    db.close()
+    others = Keyring(["k1"], lambda _: b"K" * 32), Keyring(["i1"], lambda _: b"I" * 32)
+    right = keyring("k1"), keyring("i1")
+    with DatabaseManager(DatabaseConfig(url, encryption_keys=right[0], index_keys=others[1])) as manager:
+        for use in (
+            lambda: User.create(name="x", email="u1@example.com"),
+            lambda: User.get(email="u1@example.com"),
+            lambda: manager.install("encryption"),
+            lambda: encryption.require(manager),
+        ):
+            with pytest.raises(ConfigurationError, match="the key i1 is not the one of that id by which the database"):
+                use()
+    config = DatabaseConfig(url, encryption_keys=others[0], index_keys=right[1])
+    with DatabaseManager(config) as manager, pytest.raises(DecryptionError, match="with the key k1 in 1 row "):
+        manager.install("encryption")
+    config = DatabaseConfig(url, encryption_keys=right[0], index_keys=right[0])
+    with (
+        DatabaseManager(config) as manager,
+        pytest.raises(ConfigurationError, match="an encryption key and an index key are the same"),
+    ):
+        manager.install("encryption")
+
+
+def test_a_program_can_require_it_at_its_start(db: DatabaseManager, url: str) -> None:
+    with pytest.raises(ConfigurationError, match="not encrypted by rule; run: presgen install encryption"):
+        encryption.require(db)
+    db.install("encryption")
+    encryption.require(db)
+    db.close()
+    with DatabaseManager(url) as manager, pytest.raises(ConfigurationError, match="KEYS is not set"):
+        encryption.require(manager)
+    with keyed(url, index_keys=("i2",)) as manager, pytest.raises(ConfigurationError, match="has no key i1"):
+        encryption.require(manager)
 
 
 def test_another_index_key_comes_into_force_with_the_next_install(db: DatabaseManager, url: str) -> None:
@@ -256,9 +305,9 @@ def test_the_commands_install_show_and_rotate(url: str, db: DatabaseManager, mon
     )
     monkeypatch.setenv("DATABASE_ENCRYPTION_KEYS", f"{entry('k2')},{entry('k1')}")
     table = [line.split() for line in presgen("encryption", "status")[0].splitlines()]
-    assert table == [["key", "addresses"], ["k2", "0", "current"], ["k1", "1200"]]
+    assert table == [["key", "values"], ["k2", "0", "current"], ["k1", "1200"]]
     out, err = presgen("encryption", "rotate", "--batch", "1000")
-    assert (out, err) == ("1200 addresses are sealed anew\n", "1000 of 1200\n1200 of 1200\n")
+    assert (out, err) == ("1200 values are sealed anew\n", "1000 of 1200\n1200 of 1200\n")
     monkeypatch.setenv("DATABASE_ENCRYPTION_KEYS", entry("k3"))
     table = [line.split() for line in presgen("encryption", "status")[0].splitlines()]
     assert table[1:] == [["k3", "0", "current"], ["k2", "1200", "missing", "in", "DATABASE_ENCRYPTION_KEYS"]]

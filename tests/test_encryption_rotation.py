@@ -200,14 +200,14 @@ def test_every_row_that_cannot_be_opened_is_found(url: str, monkeypatch: pytest.
         add(4)
         assert encryption.verify(manager) == []
         result = CliRunner().invoke(cli, command)
-        assert (result.exit_code, result.stdout) == (0, "every address can be decrypted\n")
+        assert (result.exit_code, result.stdout) == (0, "every value can be decrypted\n")
         for number in (2, 3):
             store(manager, User(id=number), stored(manager)[number - 1][:-2] + "00")
         assert [(error.row_ids, error.key_id) for error in encryption.verify(manager)] == [((2,), "k1"), ((3,), "k1")]
         result = CliRunner().invoke(cli, command)
         assert (result.exit_code, result.stdout) == (
             1,
-            "users 2: key k1\nusers 3: key k1\n2 addresses cannot be decrypted\n",
+            "users.email 2: key k1\nusers.email 3: key k1\n2 values cannot be decrypted\n",
         )
 
 

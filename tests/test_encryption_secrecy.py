@@ -55,6 +55,17 @@ def test_no_statement_no_log_and_no_error_has_an_address(url: str, caplog: pytes
         assert User.get().email == f"x{MAIL}"
 
 
+def test_installing_sends_no_address_to_a_server(url: str, postgresql: str) -> None:
+    config = DatabaseConfig(url, encryption_keys=keyring("k1"), index_keys=keyring("i1"))
+    with DatabaseManager(config) as manager:
+        User.create(name="x", email=MAIL)
+        sent: list[str] = []
+        manager.database.query_hooks.append(lambda event: sent.append(f"{event.sql} {event.params!r}"))
+        manager.install("encryption")
+        assert User.get().email == MAIL
+    assert CANARY not in "".join(sent)
+
+
 def test_a_value_that_cannot_be_decrypted_is_not_shown(encrypted: DatabaseManager) -> None:
     user = User.create(name="x", email=MAIL)
     sealed = encrypted.database.sealing.seal(MAIL, User.email.place, index_key_id="i1")

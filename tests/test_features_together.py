@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from fixtures.encrypted import keyring
 from fixtures.tenants import Tenancy
 
 from presgen import DatabaseConfig, DatabaseManager, User
+from presgen.errors import ConfigurationError
 from presgen.ext import audit, encryption, tenancy
 from presgen.roles import create, plan
 
@@ -37,6 +39,11 @@ def test_a_users_life_under_all_features(with_roles: Tenancy) -> None:
         assert tenancy.find_user(app, "earlier@example.com") == early.id
         assert tenancy.sign_in(app, "ada@example.com", "correct horse") == ada
         assert tenancy.sign_in(app, "ada@example.com", "wrong") is None
+        for use in (encryption.rotate, encryption.key_ids, encryption.verify):
+            with pytest.raises(
+                ConfigurationError, match="does not see all rows of users: use a login of the worker role"
+            ):
+                use(app)  # which would tell that an old key is used no more
         assert User.select().count() == 0
 
     rotated = replace(config, url=with_roles.urls["worker"], encryption_keys=keyring("k2", "k1"))

@@ -148,8 +148,16 @@ class BaseModel(signals.Model):
     @classmethod
     def insert_many(cls, rows: Iterable[Any], fields: Any = None) -> Any:
         if isinstance(rows, pw.Query):
-            return super().insert_many(rows, fields)
+            return cls.insert_from(rows, fields or cls._meta.sorted_fields)
         return CheckedInsert(cls, cls._cleaned_rows(validation.argument(validation.several, rows, "rows"), fields))
+
+    @classmethod
+    def insert_from(cls, query: Any, fields: Iterable[Any]) -> Any:
+        """An INSERT of what a query gives, whose values only the database sees."""
+        named = [cls.field_of(field) for field in validation.argument(validation.several, fields, "fields")]
+        for field in named:
+            field.clean_expression(query)
+        return super().insert_from(query, named)
 
     @classmethod
     def update(cls, __data: Any = None, **values: Any) -> Any:
@@ -175,7 +183,7 @@ class BaseModel(signals.Model):
                 values = [(number, _case_value(field, instance.__data__[field.name])) for number, instance in batch]
                 # ELSE tells PostgreSQL the type, which it would take for text where all values are NULL or moments.
                 row[field] = pw.Case(key, values, field)
-            written += cls.update(row).where(key.in_([number for number, _ in batch])).execute()
+            written += super().update(cls.touched(row)).where(key.in_([number for number, _ in batch])).execute()
         return written
 
     @classmethod

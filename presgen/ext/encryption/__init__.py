@@ -14,12 +14,14 @@ from ...encrypted import BlindIndex
 from ...errors import ConfigurationError
 from ...fields import EncryptedText
 from ...keyring import Keyring
+from ...manager import DatabaseManager
 from ...models import User
 from ...sealing import EMAIL, is_sealed
-from .conversion import Progress, converted
+from .conversion import BATCH, Progress, converted
 from .inspection import key_ids, verify
 from .rotation import rotate
 from .rules import LOCK, USES_DIGESTS, columns_for, rules_for
+from .stored import StoredColumn, in_row
 
 __all__ = [
     "BlindIndex",
@@ -28,6 +30,7 @@ __all__ = [
     "install",
     "is_installed",
     "key_ids",
+    "require",
     "rotate",
     "uninstall",
     "verify",
@@ -49,15 +52,22 @@ def install(database: Any, *, progress: Progress | None = None) -> None:
     sealing = database.sealing
     for keys in (sealing.encryption_keys, sealing.index_keys):
         keys.require_all()
+    _require_other_keys(sealing.encryption_keys, sealing.index_keys)
     index_key_id = sealing.index_keys.current
     sealing.seal("", EMAIL, index_key_id=index_key_id)  # which needs the extra, also without rows
     sealing.change()
+
+    def opened(stored: str) -> str:
+        return str(sealing.open(stored, EMAIL)) if is_sealed(stored) else stored
+
     if is_installed(database) and sealing.index_key_in_force(EMAIL) == index_key_id:
+        for row_id, stored in next(StoredColumn(database, User.email).batches(BATCH), []):
+            with in_row(row_id):  # which tells other keys of the same ids
+                opened(stored)
         return
 
     def sealed(stored: str) -> str:
-        text = sealing.open(stored, EMAIL) if is_sealed(stored) else stored
-        return str(sealing.seal(text, EMAIL, index_key_id=index_key_id))
+        return str(sealing.seal(opened(stored), EMAIL, index_key_id=index_key_id))
 
     _change(database, sealed, index_key_id, progress)
 
@@ -74,11 +84,29 @@ def uninstall(database: Any, *, progress: Progress | None = None) -> None:
     _change(database, lambda stored: str(sealing.open(stored, EMAIL)), None, progress)
 
 
+def require(manager: DatabaseManager) -> None:
+    """Raise ConfigurationError unless addresses are sealed, and by keys that the manager has; as a program starts."""
+    sealing = manager.database.sealing
+    for keys in (sealing.encryption_keys, sealing.index_keys):
+        keys.require_all()
+    with manager.session() as database:
+        if not is_installed(database):
+            raise ConfigurationError("users' addresses are not encrypted by rule; run: presgen install encryption")
+        sealing.index_keys.key(sealing.index_key_in_force(EMAIL))
+
+
 def is_installed(database: Any) -> bool:
     """Whether the rule and the index on digests are there."""
     if database.sealing.index_key_in_force(EMAIL, to_find=True) is None:
         return False
     return database.execute_sql(USES_DIGESTS[is_sqlite(database)]).fetchone() is not None
+
+
+def _require_other_keys(encryption_keys: Keyring, index_keys: Keyring) -> None:
+    """Raise ConfigurationError where one key does both: who tests guesses with it could open the values as well."""
+    both = {encryption_keys.key(key_id) for key_id in encryption_keys.ids} & set(map(index_keys.key, index_keys.ids))
+    if both:
+        raise ConfigurationError("an encryption key and an index key are the same: make another one for either")
 
 
 def _change(database: Any, change: Callable[[str], str], index_key_id: str | None, progress: Progress | None) -> None:

@@ -14,9 +14,7 @@ Progress = Callable[[int, int], None]
 """Is told how many rows are done, and how many there are."""
 
 BATCH: Final = 500
-_MAKE: Final = (
-    "CREATE TEMPORARY TABLE presgen_changed (id bigint PRIMARY KEY, was text NOT NULL, becomes text NOT NULL)"
-)
+_MAKE: Final = "CREATE TEMPORARY TABLE presgen_changed (id bigint PRIMARY KEY, becomes text NOT NULL)"
 _DROP: Final = "DROP TABLE presgen_changed"
 
 
@@ -26,10 +24,11 @@ def converted(
 ) -> Iterator[Callable[[], None]]:
     """Make the new form of every value of a field, for the block to call when the table is to have them.
 
-    What is made waits in a temporary table, so that until then the table needs no lock that keeps readers out.
+    What is made waits in a temporary table, so that until then the table needs no lock that keeps readers out; writers
+    have to be kept out by the caller.
     """
     column = StoredColumn(database, field)
-    made = pw.Table("presgen_changed", ("id", "was", "becomes")).bind(database)
+    made = pw.Table("presgen_changed", ("id", "becomes")).bind(database)
     database.execute_sql(_MAKE)
     done, total = 0, column.count()
     for rows in column.batches(BATCH):
@@ -43,4 +42,4 @@ def converted(
 
 def _changed(row_id: Any, was: str, change: Callable[[str], str]) -> dict[str, Any]:
     with in_row(row_id):
-        return {"id": row_id, "was": was, "becomes": change(was)}
+        return {"id": row_id, "becomes": change(was)}

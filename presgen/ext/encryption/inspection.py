@@ -12,7 +12,7 @@ from ...encrypted import Sealable
 from ...errors import ConfigurationError, DecryptionError
 from ...manager import DatabaseManager
 from ...models import User
-from ...sealing import Seal, envelope_pattern, is_sealed
+from ...sealing import Place, Seal, envelope_pattern, is_sealed
 from .conversion import BATCH, Progress
 from .stored import StoredColumn, in_row
 
@@ -21,6 +21,13 @@ _KEY_ID: Final = {
     # What is between the second colon behind the prefix, where the digest ends, and the next one.
     True: "substr({column}, {start}, instr(substr({column}, {start}), ':') - 1)",
 }
+_SEES_ALL: Final = """
+SELECT current_user::text, coalesce(NOT row_security_active(to_regclass(%(table)s)), true) OR EXISTS (
+    SELECT 1
+    FROM pg_policy, unnest(polroles) AS role
+    WHERE polrelid = to_regclass(%(table)s) AND polpermissive AND polcmd IN ('*', 'r')
+        AND pg_get_expr(polqual, polrelid) = 'true' AND (role = 0 OR pg_has_role(role, 'USAGE')))
+"""
 _COUNT: Final = "SELECT {key_id}, count(*) FROM {table} WHERE {column} LIKE {param} GROUP BY 1"
 
 
@@ -68,7 +75,7 @@ def _count_by_key(manager: DatabaseManager, field: Any) -> Counter[str]:
     sqlite = is_sqlite(manager.database)
     sql = _COUNT.format(
         key_id=_KEY_ID[sqlite].format(column=column, start=start),
-        table=f'"{field.place.table}"',
+        table=field.place.quoted_table,
         column=column,
         param=manager.database.param,
     )
@@ -86,4 +93,14 @@ def sealed_fields(manager: DatabaseManager, fields: Iterable[Any] | None) -> lis
             )
         if field.model._meta.database is not manager.database:
             raise ConfigurationError(f"{field.place} is bound to another database than this manager's")
+        _require_all_rows(manager.database, field.place)
     return chosen
+
+
+def _require_all_rows(database: Any, place: Place) -> None:
+    """Raise ConfigurationError for a login that policies let see some rows only: a key would seem to be unused."""
+    if is_sqlite(database):
+        return
+    user, sees_all = database.execute_sql(_SEES_ALL, {"table": place.quoted_table}).fetchone()
+    if not sees_all:
+        raise ConfigurationError(f"{user} does not see all rows of {place.table}: use a login of the worker role")

@@ -8,7 +8,9 @@ from typing import Any, Final
 
 from ... import validation
 from ...errors import DecryptionError
+from ...features import forget_column
 from ...manager import DatabaseManager
+from ...sealing import Place, is_sealed
 from .conversion import Progress
 from .inspection import opened, sealed_fields
 from .stored import Change, StoredColumn
@@ -39,8 +41,10 @@ def _rotate_field(manager: DatabaseManager, field: Any, batch: int, progress: Pr
     column, seal = StoredColumn(manager.database, field), field.seal(to_find=True)
     total, done, written = column.count(unlike=seal.pattern), 0, 0
     damage: list[DecryptionError] = []
+    had_clear_values = False
     for rows in column.batches(batch, unlike=seal.pattern):
         changes = []
+        had_clear_values |= not all(is_sealed(was) for _, was in rows)
         for row_id, was in rows:
             try:
                 changes.append(Change(row_id, was, seal.envelope(opened(seal, row_id, was))))
@@ -50,6 +54,14 @@ def _rotate_field(manager: DatabaseManager, field: Any, batch: int, progress: Pr
         done += len(rows)
         if progress is not None:
             progress(done, max(done, total))
+    if had_clear_values:
+        _forget_clear_values(manager, seal.place)
     if damage:
         raise DecryptionError(str(seal.place), row_ids=[row_id for error in damage for row_id in error.row_ids])
     return written
+
+
+def _forget_clear_values(manager: DatabaseManager, place: Place) -> None:
+    """Let neither the audit log nor the planner's statistics keep what was in clear before."""
+    forget_column(manager.database, place.table, place.column)
+    manager.database.execute_sql(f"ANALYZE {place.quoted_table}")

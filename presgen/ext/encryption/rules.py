@@ -28,7 +28,7 @@ _ADDRESSES: Final = "(email) WHERE email IS NOT NULL"
 _DIGESTS: Final = f"(substr(email, {DIGEST_START}, {DIGEST_LENGTH}))"
 _TRIGGER: Final = """
 CREATE TRIGGER {rule}_{event} BEFORE {event} ON users FOR EACH ROW
-WHEN NEW.email {refused}
+WHEN {refused}
 BEGIN
     SELECT RAISE(ABORT, 'CHECK constraint failed: {rule}');
 END
@@ -48,15 +48,21 @@ def columns_for(database: Any, *, sealed: bool) -> list[str]:
 
 
 def rules_for(database: Any, index_key_id: str | None) -> list[str]:
-    """What holds from then on: one user for each address, and one form of values, by one index key."""
+    """What holds from then on: one user for each address, and one form of values, by one index key.
+
+    The second half of the rule is true, and tells the key by more than its id.
+    """
     if index_key_id is None:
-        index, rule, like, pattern = _ADDRESSES, EMAIL.opposite_rule, "NOT LIKE", f"{PREFIX}%"
+        index, rule, allowed = _ADDRESSES, EMAIL.opposite_rule, f"{{column}} NOT LIKE '{PREFIX}%'"
     else:
-        index, rule, like, pattern = _DIGESTS, EMAIL.rule, "LIKE", envelope_pattern(index_key_id=index_key_id)
+        check_value = database.sealing.check_value(index_key_id)
+        pattern = envelope_pattern(index_key_id=index_key_id)
+        index, rule, allowed = _DIGESTS, EMAIL.rule, f"{{column}} LIKE '{pattern}' AND 'key {check_value}' <> ''"
     created = [_INDEX + index]
     if is_sqlite(database):
-        refused = f"{'LIKE' if index_key_id is None else 'NOT LIKE'} '{pattern}'"
+        refused = f"NOT ({allowed.format(column='NEW.email')})"
         return created + [_TRIGGER.format(rule=rule, event=event, refused=refused) for event in ("insert", "update")]
     if index_key_id is None:
         created.insert(0, "ALTER TABLE users ALTER COLUMN email TYPE varchar(255)")
-    return [*created, f"ALTER TABLE users ADD CONSTRAINT {rule} CHECK (email {like} '{pattern}')".replace("%", "%%")]
+    check = f"ALTER TABLE users ADD CONSTRAINT {rule} CHECK ({allowed.format(column='email')})"
+    return [*created, check.replace("%", "%%")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from typing import Any, Final
 import peewee as pw
 
 from ...clock import is_sqlite
-from ...errors import DecryptionError
+from ...errors import ConfigurationError, DecryptionError
 from ...models.base import BaseModel
+from ...sealing import is_sealed
 
 # The triggers that set updated_at leave an UPDATE alone that sets it itself: so it goes away, and comes back.
 _AWAY: Final = {True: "updated_at || ' '", False: "updated_at + interval '1 microsecond'"}
@@ -22,12 +24,17 @@ _CHANGE: Final = """
 UPDATE {table}
 SET {column} = changed.becomes{away}
 FROM {changed} AS changed
-WHERE {table}.{key} = changed.id AND {table}.{column} = changed.was
+WHERE {table}.{key} = changed.id
 """
-_WRITTEN: Final = "RETURNING {table}.{key}"
+# What is in clear goes to no server again, whose log may quote it: there its hash stands for it.
+_UNCHANGED: Final = {
+    True: "AND {table}.{column} = changed.was",
+    False: "AND changed.was IN ({table}.{column}, encode(sha256(convert_to({table}.{column}, 'UTF8')), 'hex'))",
+}
+_WRITTEN: Final = " RETURNING {table}.{key}"
 _GIVE_BACK: Final = "UPDATE {table} SET updated_at = {back} WHERE {key} IN ({ids})"
 _ALL_IDS: Final = "SELECT id FROM {table}"
-_LOCK: Final = "SELECT 1 FROM {table} WHERE {key} IN ({ids}) ORDER BY {key} FOR UPDATE"
+_LOCK: Final = "SELECT 1 FROM {table} WHERE {key} IN ({ids}) ORDER BY {key} FOR NO KEY UPDATE"
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,11 @@ class StoredColumn:
     def __init__(self, database: Any, field: Any) -> None:
         self.database = database
         self.field = field
-        self._table = pw.Table(field.place.table).bind(database)
-        self._key = field.model._meta.primary_key.column_name
+        key = field.model._meta.primary_key
+        if not isinstance(key, pw.Field):
+            raise ConfigurationError(f"{field.place} can be changed in batches only with a primary key of one column")
+        self._table = pw.Table(field.place.table, schema=field.place.schema).bind(database)
+        self._key = key.column_name
         self._has_moment = issubclass(field.model, BaseModel) and "updated_at" in field.model._meta.fields
 
     def count(self, *, unlike: str = "") -> int:
@@ -83,24 +93,30 @@ class StoredColumn:
         if not is_sqlite(self.database):  # in one order, so that those who do the same do not wait for each other
             self._execute(_LOCK, [change.id for change in changes])
         rows = ", ".join([f"({', '.join([self.database.param] * 3)})"] * len(changes))
-        values = [value for change in changes for value in (change.id, change.was, change.becomes)]
-        statement = _GIVEN.format(rows=rows) + _CHANGE + _WRITTEN
+        values = [value for change in changes for value in (change.id, self._told(change.was), change.becomes)]
+        statement = _GIVEN.format(rows=rows) + _CHANGE + _UNCHANGED[is_sqlite(self.database)] + _WRITTEN
         written = [key for (key,) in self._execute(statement, values, changed="changed").fetchall()]
         if written and self._has_moment:
             self._execute(_GIVE_BACK, written)
         return len(written)
 
+    def _told(self, was: str) -> str:
+        """What the database is told of the value that it should still have."""
+        in_clear_to_a_server = not is_sealed(was) and not is_sqlite(self.database)
+        return hashlib.sha256(was.encode()).hexdigest() if in_clear_to_a_server else was
+
     def write_from(self, table: str) -> None:
-        """Store what a table of changes has."""
+        """Store what a table of changes has, while nobody else writes."""
         self._execute(_CHANGE, changed=table)
         if self._has_moment:
             self._execute(_GIVE_BACK, ids=_ALL_IDS.format(table=table))
 
     def _execute(self, statement: str, values: Sequence[Any] = (), *, changed: str = "", ids: str = "") -> Any:
         sqlite = is_sqlite(self.database)
-        names = {"table": self.field.place.table, "column": self.field.column_name, "key": self._key}
         sql = statement.format(
-            **{name: f'"{value}"' for name, value in names.items()},
+            table=self.field.place.quoted_table,
+            column=f'"{self.field.column_name}"',
+            key=f'"{self._key}"',
             changed=changed,
             ids=ids or ", ".join([self.database.param] * len(values)),
             away=f", updated_at = {_AWAY[sqlite]}" if self._has_moment else "",
