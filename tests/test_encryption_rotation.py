@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 from click.testing import CliRunner
 from fixtures.effort import IS_FULL
-from fixtures.encrypted import entry, keyed, store, stored
+from fixtures.encrypted import entry, keyed, spoilt, store, stored
 
 from presgen import DatabaseManager, User
 from presgen.cli import cli
@@ -165,16 +165,15 @@ def test_what_cannot_be_opened_is_left_as_it_is_and_named_at_the_end(url: str) -
     with keyed(url) as manager:
         manager.install("encryption")
         add(3)
-        param = manager.database.param
-        spoilt = stored(manager)[1][:-2] + "00"
-        manager.database.execute_sql(f"UPDATE users SET email = {param} WHERE id = 2", (spoilt,))
+        left = spoilt(stored(manager)[1])
+        store(manager, User(id=2), left)
     with keyed(url, NEW_THEN_OLD) as manager:
         with pytest.raises(
             DecryptionError, match=r"users.email cannot be decrypted in 1 row \(id 2\): it was"
         ) as caught:
             encryption.rotate(manager, batch=1)
         assert caught.value.row_ids == (2,)
-        assert (stored(manager)[1], encryption.key_ids(manager)) == (spoilt, {"k1": 1, "k2": 2})
+        assert (stored(manager)[1], encryption.key_ids(manager)) == (left, {"k1": 1, "k2": 2})
         with pytest.raises(DecryptionError, match=r"with the key k1 in 1 row \(id 2\)"):
             manager.uninstall("encryption")
     with keyed(url, ("k2",)) as manager, pytest.raises(ConfigurationError, match="has no key k1"):
@@ -202,7 +201,7 @@ def test_every_row_that_cannot_be_opened_is_found(url: str, monkeypatch: pytest.
         result = CliRunner().invoke(cli, command)
         assert (result.exit_code, result.stdout) == (0, "every value can be decrypted\n")
         for number in (2, 3):
-            store(manager, User(id=number), stored(manager)[number - 1][:-2] + "00")
+            store(manager, User(id=number), spoilt(stored(manager)[number - 1]))
         assert [(error.row_ids, error.key_id) for error in encryption.verify(manager)] == [((2,), "k1"), ((3,), "k1")]
         result = CliRunner().invoke(cli, command)
         assert (result.exit_code, result.stdout) == (
