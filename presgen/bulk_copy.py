@@ -34,6 +34,7 @@ def copy_rows(database: Any, table: str, fields: Sequence[Any], rows: Iterable[S
 
 
 def _copy(database: Any, statement: str, source: _Source) -> int:
+    database.refuse_to_write()
     with pw.__exception_wrapper__:  # type: ignore[attr-defined]
         cursor = database.cursor()
         cursor.copy_expert(statement, source)

@@ -6,7 +6,7 @@ import os
 import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -16,6 +16,7 @@ from psycopg2.extensions import parse_dsn
 from .database_url import DatabaseUrl, is_secret
 from .errors import ConfigurationError
 from .keyring import Keyring
+from .variables import READERS, flag, text
 
 _WEAK_SSLMODES: Final = ("disable", "allow", "prefer")
 # With `require` libpq checks the certificate's authority too, once there is a root certificate.
@@ -35,10 +36,9 @@ _NUMBERS: Final[dict[str, tuple[Any, float, float]]] = {
     "connect_timeout": (int, 1, _SECONDS_MAX),
     "statement_timeout": (int | float | None, _MILLISECOND, _SECONDS_MAX),
     "slow_query_seconds": (int | float, 0, 10**9),
+    "replica_max_lag": (int | float, _MILLISECOND, 10**9),
 }
 """The types that an option may have, and its bounds."""
-_TRUE: Final = frozenset({"1", "true", "yes", "on"})
-_FALSE: Final = frozenset({"", "0", "false", "no", "off"})
 
 _NOTHING_SET: Final = (
     "no database is configured: set DATABASE_URL, or POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_HOST, POSTGRES_PORT "
@@ -57,7 +57,8 @@ class DatabaseConfig:
     `url` is `postgresql://…`, `sqlite:///file`, `sqlite:///:memory:` or `embedded:///folder`; as in
     SQLAlchemy, a fourth slash makes a path absolute. The field holds it without the passwords, which nothing
     that prints the configuration or its parts shows; connect_parameters() has them. With a root certificate
-    the sslmode `require` checks the server's authority, as libpq does: it is `verify-ca` then.
+    the sslmode `require` checks the server's authority, as libpq does: it is `verify-ca` then. `replica_urls` are
+    streaming replicas for manager.reading(), which leaves out those that are more than `replica_max_lag` behind.
     Raises ConfigurationError for a bad value.
     """
 
@@ -78,6 +79,8 @@ class DatabaseConfig:
     pgbouncer: bool = False
     encryption_keys: Keyring | None = None
     index_keys: Keyring | None = None
+    replica_urls: tuple[str, ...] = ()
+    replica_max_lag: float = 10.0
     backend: str = field(init=False)
     path: str = field(init=False, default="")
     _parameters: Mapping[str, Any] = field(init=False, compare=False, default_factory=dict)
@@ -97,6 +100,24 @@ class DatabaseConfig:
         else:
             raise ConfigurationError(f"the database URL is malformed: {_URL_FORMS}")
         self._check_ranges()
+        self._check_replicas()
+
+    def _check_replicas(self) -> None:
+        if isinstance(self.replica_urls, str) or not isinstance(self.replica_urls, (tuple, list)):
+            raise ConfigurationError("replica_urls must be a tuple of URLs")
+        if self.replica_urls and self.backend == "sqlite":
+            raise ConfigurationError("replica_urls need PostgreSQL: SQLite has no replicas")
+        try:
+            configs = [self.of_replica(url) for url in self.replica_urls]
+        except ConfigurationError as error:
+            raise ConfigurationError(f"replica_urls: {error}") from None
+        if any(config.backend == "sqlite" for config in configs):
+            raise ConfigurationError("replica_urls must be of PostgreSQL")
+        self._set(replica_urls=tuple(config.url for config in configs))  # without their passwords
+
+    def of_replica(self, url: str) -> DatabaseConfig:
+        """The configuration of one of the replicas, which is this one but for the address."""
+        return replace(self, url=url, replica_urls=())
 
     def _whole_url(self) -> str:
         return self.url.whole() if isinstance(self.url, DatabaseUrl) else str.__str__(self.url)
@@ -215,7 +236,7 @@ class DatabaseConfig:
             raw = environ.get(variable, "").strip()
             if raw:
                 given[name] = read(variable, raw)
-        if _flag("DATABASE_SSL", environ.get("DATABASE_SSL", "")) and given.get("sslmode") in (None, *_WEAK_SSLMODES):
+        if flag("DATABASE_SSL", environ.get("DATABASE_SSL", "")) and given.get("sslmode") in (None, *_WEAK_SSLMODES):
             given["sslmode"] = "require"
         return cls(**given)
 
@@ -237,46 +258,8 @@ def _is_plain_text(value: Any) -> bool:
     return isinstance(value, str) and not any(unicodedata.category(char) in ("Cc", "Cs") for char in value)
 
 
-def _flag(variable: str, raw: str) -> bool:
-    lowered = raw.strip().lower()
-    if lowered in _TRUE:
-        return True
-    if lowered in _FALSE:
-        return False
-    raise ConfigurationError(f"{variable} must be true or false")
-
-
-def _whole(variable: str, raw: str) -> int:
-    try:
-        return int(raw)
-    except ValueError:
-        raise ConfigurationError(f"{variable} must be a whole number") from None
-
-
-def _seconds(variable: str, raw: str) -> float:
-    try:
-        return float(raw)
-    except ValueError:
-        raise ConfigurationError(f"{variable} must be a number of seconds") from None
-
-
-def _text(variable: str, raw: str) -> str:
-    return raw
-
-
-def _keyring(variable: str, raw: str) -> Keyring:
-    return Keyring.from_text(raw, variable=variable)
-
-
-_READERS: Final = {
-    "int": _whole,
-    "float": _seconds,
-    "float | None": _seconds,
-    "bool": _flag,
-    "Keyring | None": _keyring,
-}
 _VARIABLES: Final = {
-    option.name: _READERS.get(str(option.type), _text)
+    option.name: READERS.get(str(option.type), text)
     for option in fields(DatabaseConfig)
     if option.init and option.name != "url"
 }

@@ -21,8 +21,9 @@ from .errors import (
     TransactionAborted,
 )
 from .fetched import FetchedCursor
-from .observed import WRITES, Observed
+from .observed import Observed
 from .pool import WATCHDOG, WATCHDOG_MARGIN_SECONDS, Checkout, has_something_to_read
+from .reading import WRITES, reading_on
 
 # Neither idle nor one that a refused COPY leaves behind, which is none.
 _IN_A_TRANSACTION: Final = (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR)
@@ -50,6 +51,8 @@ class PostgresPool(Observed, Checkout):
     PgBouncer the server does not know of `statement_timeout`: what takes longer is broken off as if the server were
     silent, and the server may go on with it.
     """
+
+    only_reads = "SELECT set_config('transaction_read_only', 'on', true); "
 
     def __init__(self, config: DatabaseConfig) -> None:
         super().__init__(config)
@@ -100,6 +103,10 @@ class PostgresPool(Observed, Checkout):
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         """Run a statement; without a session or an open connection, on one that is in hand only for so long."""
+        block = reading_on(self)
+        return self.execute_here(sql, params) if block is None else self.read(block, sql, params)
+
+    def execute_here(self, sql: str, params: Any) -> Any:
         self._begin_for_a_statement()
         with self._session_in_use() as current:
             try:

@@ -18,6 +18,7 @@ from typing import IO, Any, Final
 from urllib.parse import quote
 
 import psycopg2
+from psycopg2.extensions import make_dsn
 
 from .errors import ConfigurationError, DatabaseUnavailable, MissingExtra
 
@@ -28,6 +29,8 @@ DATABASE: Final = "presgen"
 _INSTALLS: Final = {16: "pginstall", 18: "pginstall18"}
 _SUPERUSER: Final = "postgres"
 _START_SECONDS: Final = 60
+# What of a login's parameters another server needs to find the way.
+_ADDRESS: Final = ("host", "port", "user", "sslmode", "sslrootcert")
 # pg_ctl puts the folder between double quotes into a shell's command.
 _SHELL_CHARACTERS: Final = frozenset('"`$\\\n')
 # The path of a Unix socket, `.s.PGSQL.5432` included, must fit into 107 bytes.
@@ -96,6 +99,19 @@ class EmbeddedServer:
             self.stop()
             reason = str(error).strip().partition("\n")[0]
             raise DatabaseUnavailable(f"the embedded server in {self.folder} does not answer: {reason}") from None
+
+    def follow(self, primary: Mapping[str, Any]) -> None:
+        """Fill a new folder with a copy of another server, which follows that one from its start on.
+
+        `primary` are parameters of psycopg2's, of a login that may replicate. Raises DatabaseUnavailable with what
+        pg_basebackup says.
+        """
+        self._prepare_folder()
+        address = {name: primary[name] for name in _ADDRESS if primary.get(name)}
+        password = {"PGPASSWORD": str(primary["password"])} if primary.get("password") else {}
+        with self._starting():
+            self._run("pg_basebackup", "-D", self.data, "--write-recovery-conf", "--wal-method=stream",
+                      "--checkpoint=fast", "-d", make_dsn(**address), environ=password)  # fmt: skip
 
     def stop(self) -> None:
         """Leave the server; the last process to leave stops it."""
@@ -179,15 +195,17 @@ class EmbeddedServer:
         finally:
             connection.close()
 
-    def _run(self, program: str, *arguments: object) -> None:
-        done = self._execute(program, *arguments)
+    def _run(self, program: str, *arguments: object, environ: Mapping[str, str] | None = None) -> None:
+        done = self._execute(program, *arguments, environ=environ)
         if done.returncode != 0:
             log = self.folder / "server.log"
             said = log.read_text(errors="replace") if program == "pg_ctl" and log.exists() else done.stderr
             last = (said.strip().splitlines() or ["it said nothing"])[-1]
             raise DatabaseUnavailable(f"{program} failed for the embedded server in {self.folder}: {last}")
 
-    def _execute(self, program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    def _execute(
+        self, program: str, *arguments: object, environ: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         identity: dict[str, Any] = {}
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             account = _unprivileged()
@@ -199,7 +217,7 @@ class EmbeddedServer:
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             check=False,
-            env={**_without_libpq_variables(), "LC_ALL": "C", "TZ": "UTC"},
+            env={**_without_libpq_variables(), "LC_ALL": "C", "TZ": "UTC", **(environ or {})},
             **identity,
         )
 

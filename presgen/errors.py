@@ -138,6 +138,15 @@ class ReadOnlyServer(DatabaseUnavailable):
     """The server only reads: a standby, or a primary that has been told so."""
 
 
+class ReadOnlyBlock(PresgenError, pw.InternalError):
+    """A statement inside a reading() block writes; nothing was stored."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a reading() block only reads: write outside of it, in writing() if later reads have to see it"
+        )
+
+
 class AlreadyActing(PresgenError):
     """A block acts for one user, and something inside it is to act for another one."""
 

@@ -10,11 +10,10 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
+from importlib import import_module
 from typing import Any, TypeVar
 
 import peewee as pw
@@ -30,8 +29,10 @@ from .health import Health, examine
 from .migrator import Migrator
 from .models import MODELS, PresentationJob, User
 from .models.fenced import in_seconds
+from .opening import open_database
 from .queries import get_database_metrics
 from .queue_metrics import get_queue_metrics
+from .reading import Writing, reading, writing
 from .sqlite import SqliteFile
 from .transactions import run_in_transaction
 from .validation import argument, at_least, positive, text
@@ -51,7 +52,7 @@ class DatabaseManager:
             raise ConfigurationError(f"a manager needs a DatabaseConfig or a URL, not {type(config).__name__}")
         self.config = DatabaseConfig(config) if isinstance(config, str) else config
         self._database: PostgresPool | SqliteFile | None = None
-        self._server: Any = None
+        self._resources = ExitStack()
         self._bound_before: list[tuple[Any, Any]] = []
         self._opening = threading.RLock()
 
@@ -82,7 +83,9 @@ class DatabaseManager:
         with self._opening:
             if self._database is not None:
                 return
-            self._database = self._opened(self.config)
+            with ExitStack() as resources:
+                self._database = open_database(self.config, resources)
+                self._resources = resources.pop_all()
             self._bound_before = [(model, model._meta.database) for model in MODELS]
             for model in MODELS:
                 model.bind(self._database, bind_refs=False, bind_backrefs=False)
@@ -99,24 +102,7 @@ class DatabaseManager:
                     # A manager that was closed in the meantime gets no models back.
                     usable = None if getattr(before, "is_retired", False) else before
                     model.bind(usable, bind_refs=False, bind_backrefs=False)
-            try:
-                database.close_all()
-            finally:
-                if self._server is not None:
-                    self._server.stop()
-                    self._server = None
-
-    def _opened(self, config: DatabaseConfig) -> PostgresPool | SqliteFile:
-        if config.backend == "sqlite":
-            return SqliteFile(config)
-        if config.backend == "embedded":
-            from .embedded import EmbeddedServer
-
-            server = EmbeddedServer(Path(config.path))
-            server.start()
-            self._server = server
-            config = replace(config, url=server.url)
-        return PostgresPool(config)
+            self._resources.close()
 
     def require_binding(self) -> None:
         """Raise ConfigurationError when another manager has bound the models since this one did."""
@@ -191,6 +177,30 @@ class DatabaseManager:
             user = argument(positive(), User.id.clean_value(user._pk if isinstance(user, User) else user), "user")
         actor = None if actor is None else argument(partial(text, max_length=ACTOR_MAX_LENGTH), actor, "actor")
         return acting_as(self.database, user, actor)
+
+    # Replicas
+
+    def reading(self, *, after: str | None = None) -> AbstractContextManager[None]:
+        """Let the block's plain SELECTs go to a replica that has caught up, if there is one; for this context alone.
+
+        What is in a transaction, locks rows or is no SELECT stays with the primary, and a write raises ReadOnlyBlock.
+        Reads see what this context has written in writing(), and what `after`, such a block's token, stands for.
+        """
+        return reading(self.database, after)
+
+    def writing(self) -> AbstractContextManager[Writing]:
+        """Remember where the block's writes end, so that later reading() blocks of this context see them.
+
+        It gives an object whose `token`, once all is committed, says the same to other processes. One round trip.
+        """
+        return writing(self.database, self._log_position)
+
+    def _log_position(self) -> int:
+        database = self.database
+        if is_sqlite(database):
+            return 0
+        opt_in: Any = import_module(".ext.replicas", __package__)
+        return int(opt_in.flushed(database))
 
     # Schema
 
@@ -281,7 +291,8 @@ class DatabaseManager:
         self.require_binding()
         with self.session():
             metrics = {**get_database_metrics(), **get_queue_metrics()}
-        return {**metrics, "pool": self.pool_stats()}
+        replicas = self.database.replicas
+        return {**metrics, "pool": self.pool_stats(), **({} if replicas is None else {"replicas": replicas.stats()})}
 
     def pool_stats(self) -> dict[str, float]:
         """Connections now and since the start, as Checkout.pool_stats() says."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, Final
+from typing import Any
 
 from .config import DatabaseConfig
 from .context import Contextual, Session, session, session_of
@@ -14,17 +13,14 @@ from .driver_errors import require_sendable, translated
 from .errors import (
     ConstraintViolation,
     NoActiveTransaction,
+    ReadOnlyBlock,
+    ReadOnlyServer,
     ValidationError,
 )
+from .reading import Kind, Reading, kind_of, reading_on, written_on
 from .sealing import Sealing
 
 logger = logging.getLogger("database")
-
-# Says of a statement whether it can change anything; values are parameters, so its text has none.
-WRITES: Final = re.compile(
-    r"\b(INSERT|UPDATE|DELETE|MERGE|TRUNCATE|COPY|CREATE|ALTER|DROP|GRANT|REVOKE|REFRESH|CALL|DO|REPLACE\s+INTO)\b",
-    re.IGNORECASE,
-)
 
 
 class Observed(Contextual):
@@ -34,6 +30,10 @@ class Observed(Contextual):
     is_retired = False
     """Whether the manager that opened the database has closed it."""
     query_hooks: list[Any]
+    only_reads = ""
+    """What goes before a statement, in the same message, for the server to refuse writes of its functions."""
+    replicas: Any = None
+    """Where plain SELECTs of a reading() block may go; None where there is no replica."""
     sealing: Sealing
     """What encrypts and decrypts the database's values."""
 
@@ -52,6 +52,33 @@ class Observed(Contextual):
             raise ValidationError(
                 "a value in the statement, or the calls that lead to it, are nested too deep", rule="depth"
             ) from None
+
+    def read(self, block: Reading, sql: str, params: Any) -> Any:
+        """Run a statement of a reading() block, a plain SELECT on a replica that has caught up, if there is one.
+
+        Raises ReadOnlyBlock for a statement that writes, whether its text or the server tells so.
+        """
+        kind = kind_of(sql)
+        if kind is Kind.WRITE:
+            raise ReadOnlyBlock
+        if kind is not Kind.READ or self.in_transaction():  # type: ignore[attr-defined]
+            return self.execute_here(sql, params)
+        answer = None
+        if self.replicas is not None:
+            answer = self.replicas.read(sql, params, after=max(block.after, written_on(self)))
+        try:
+            return self.execute_here(self.only_reads + sql, params) if answer is None else answer
+        except ReadOnlyServer:
+            raise ReadOnlyBlock from None
+
+    def execute_here(self, sql: str, params: Any) -> Any:
+        """Run a statement on this database itself."""
+        raise NotImplementedError
+
+    def refuse_to_write(self) -> None:
+        """Raise ReadOnlyBlock in a reading() block."""
+        if reading_on(self) is not None:
+            raise ReadOnlyBlock
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         require_sendable(params.values() if isinstance(params, Mapping) else params or ())

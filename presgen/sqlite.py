@@ -15,8 +15,9 @@ from .config import DatabaseConfig
 from .driver_errors import translated
 from .errors import ConfigurationError, ConstraintViolation, DatabaseBusy, DatabaseUnavailable, StatementFailed
 from .fetched import FetchedCursor
-from .observed import WRITES, Observed
+from .observed import Observed
 from .pool import NO_CONNECTIONS
+from .reading import WRITES, reading_on
 
 _PRAGMAS: Final = {"foreign_keys": 1, "synchronous": "normal"}
 
@@ -141,6 +142,10 @@ class SqliteFile(Observed, pw.SqliteDatabase):
         return connection
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
+        block = reading_on(self)
+        return self.execute_here(sql, params) if block is None else self.read(block, sql, params)
+
+    def execute_here(self, sql: str, params: Any) -> Any:
         try:
             with self._session_in_use():
                 # Who reads is asked nowhere; what writes outside a transaction gets one, in which it can carry them.

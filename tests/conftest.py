@@ -24,4 +24,5 @@ pytest_plugins = [
     "fixtures.acting",
     "fixtures.tenants",
     "fixtures.encrypted",
+    "fixtures.replicas",
 ]

@@ -119,7 +119,8 @@ def test_the_collector_of_the_operations_manual_serves_a_scrape(
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
     monkeypatch.setattr(prometheus_client, "REGISTRY", CollectorRegistry())
-    (block,) = re.findall(r"^```python\n(.*?)^```$", OPERATIONS, re.MULTILINE | re.DOTALL)
+    section = OPERATIONS.partition("\n## Prometheus\n")[2].partition("\n## ")[0]
+    (block,) = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     block = block.replace('9100, addr="127.0.0.1"', '0, addr="127.0.0.1", registry=REGISTRY')
     scope: dict[str, Any] = {}
     exec(block, scope)

@@ -19,6 +19,7 @@ from .failures import CommandLine
 from .features import features_command, install_command, uninstall_command
 from .jobs import jobs_group
 from .observe import health_command, metrics_command
+from .replica import replica_group
 from .roles import roles_group
 from .schema import migrate_command, rollback_command, status_command
 from .tenancy import tenancy_group
@@ -99,6 +100,7 @@ for _command in (
     roles_group,
     tenancy_group,
     encryption_group,
+    replica_group,
 ):
     cli.add_command(_command)
 

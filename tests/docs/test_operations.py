@@ -1,0 +1,18 @@
+"""docs/operations.md: what a new user of an embedded server types works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from fixtures.guides import run_guide
+
+
+def test_the_blocks_about_replicas_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    with TemporaryDirectory(prefix="presgen-guide-") as folder:
+        Path(folder).chmod(0o755)
+        monkeypatch.setenv("DATABASE_URL", "embedded:///primary")
+        monkeypatch.setenv("DATABASE_REPLICA_URLS", "")
+        monkeypatch.chdir(folder)
+        run_guide("operations.md", section="Replicas")
