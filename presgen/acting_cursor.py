@@ -36,7 +36,9 @@ class ActingConnection(connection):
 class ActingCursor(cursor):
     """A cursor of the driver's, each of whose statements carries what its context's block of acting_as() says.
 
-    Always again: threads share transactions, and a savepoint that is undone takes along what was told after it.
+    Always again: threads share transactions, and a savepoint that is undone takes along what was told after it. After
+    executemany() that carries somebody, `rowcount` is that of its last statement; copy_from(), copy_to() and callproc()
+    carry only what their transaction has heard before.
     """
 
     connection: ActingConnection
@@ -54,8 +56,11 @@ class ActingCursor(cursor):
             super().execute(telling + b"; " + self.mogrify(query, vars))
 
     def executemany(self, query: Any, vars_list: Any) -> None:
-        self._tell(self._telling())
-        super().executemany(query, vars_list)
+        if self._telling() is None:
+            super().executemany(query, vars_list)
+            return
+        for vars in vars_list:  # outside a transaction each is one of its own, and has to hear
+            self.execute(query, vars)
 
     def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
         telling = self._telling()

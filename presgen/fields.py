@@ -79,13 +79,13 @@ class EmailField(Sealable, VarcharField):
         index_key_id = sealing.index_key_in_force(self.place, to_find=to_find)
         return None if index_key_id is None else Seal(sealing, self.place, index_key_id)
 
-    def lookup_key(self, value: str) -> str:
-        """What the database finds an address by: its digest where it is sealed, or else its normal form.
+    def lookup_keys(self, value: str) -> list[str]:
+        """What the database finds an address by: its normal form, or where it is sealed its digests by each index key.
 
         Raises ValidationError for no text.
         """
         text, seal = self.compared(self.converted(value)), self.seal(to_find=True)
-        return text if seal is None else seal.digest(text)
+        return [text] if seal is None else seal.digests(text)
 
     def compared(self, value: Any) -> Any:
         """The normal form of a value in a query."""

@@ -114,8 +114,6 @@ class _Decoded:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Decoded) and self._given() == other._given()
 
-    __hash__ = object.__hash__
-
     def __reduce__(self) -> tuple[Any, ...]:
         return _Decoded, self._given()
 

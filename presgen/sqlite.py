@@ -48,8 +48,15 @@ class _Cursor(sqlite3.Cursor):
         return super().execute(sql, params)
 
     def executemany(self, sql: str, params: Any) -> _Cursor:
-        self._tell_for(sql)
-        return super().executemany(sql, params)
+        if self.connection.in_transaction or acting_on(self.connection.database) is NOBODY:
+            self._tell_for(sql)
+            return super().executemany(sql, params)
+        with self.connection:  # commits, or rolls back
+            super().execute("BEGIN IMMEDIATE")
+            self._tell_for(sql)
+            super().executemany(sql, params)
+            self._tell(NOBODY)
+        return self
 
     def _tell_for(self, sql: str) -> None:
         connection = self.connection

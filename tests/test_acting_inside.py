@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,10 @@ def test_what_sqlite_alone_knows_carries_them(tmp_path: Path, sqlite_template: P
             manager.database.execute_sql("REPLACE INTO users (id, name) VALUES (1, 'r')")
             with manager.transaction():
                 manager.database.cursor().executemany("INSERT INTO users (name) VALUES (?)", [("m",)])
+            manager.database.cursor().executemany("INSERT INTO users (name) VALUES (?)", [("m",), ("n",)])
+            with pytest.raises(sqlite3.IntegrityError):
+                manager.database.cursor().executemany("INSERT INTO users (name) VALUES (?)", [("o",), ("",)])
+        assert User.select().where(User.name.in_(["m", "n", "o"])).count() == 3
         assert set(carried_in(manager)) == {SEVEN}
         assert left_behind(manager) == []
 
@@ -70,13 +75,14 @@ def test_cursors_of_the_driver_carry_them_as_well(noting: DatabaseManager, carri
     with noting.session() as database, noting.acting_as(7):
         cursor = database.cursor()
         cursor.execute(b"INSERT INTO users (name) VALUES (%s)", ("bytes",))
+        cursor.executemany("INSERT INTO users (name) VALUES (%s)", [("m",), ("n",)])
         cursor.copy_expert("COPY users (name) FROM STDIN", io.StringIO("copied\n"))
         psycopg2.extras.execute_values(database.connection().cursor(), "INSERT INTO users (name) VALUES %s", [("v",)])
         with noting.transaction():
             cursor.executemany("INSERT INTO users (name) VALUES (%s)", [("m",)])
             with noting.acting_as(actor="copier"):
                 cursor.copy_expert("COPY users (name) FROM STDIN", io.StringIO("copied\n"))
-    assert carried() == [SEVEN] * 4 + [(7, "copier")]
+    assert carried() == [SEVEN] * 6 + [(7, "copier")]
 
 
 @pytest.mark.usefixtures("postgresql")

@@ -185,10 +185,10 @@ def test_a_lookup_uses_the_index_and_asks_nothing_more(encrypted: DatabaseManage
     assert "idx_users_email" in str(plan)
 
 
-def test_a_lookup_key_is_the_stored_digest(encrypted: DatabaseManager, ada: User) -> None:
-    assert User.email.lookup_key("ADA@example.com") == stored(encrypted)[2][7:50]
+def test_lookup_keys_are_digests_by_each_index_key(encrypted: DatabaseManager, ada: User) -> None:
+    assert User.email.lookup_keys("ADA@example.com") == [stored(encrypted)[2][7:50]]
     encrypted.uninstall("encryption")
-    assert User.email.lookup_key("ADA@example.com") == ADA == stored(encrypted)[2]
+    assert User.email.lookup_keys("ADA@example.com") == [ADA] == stored(encrypted)[2:3]
 
 
 def test_every_address_that_is_accepted_reads_back_and_is_found(encrypted: DatabaseManager) -> None:

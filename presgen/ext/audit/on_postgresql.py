@@ -228,7 +228,7 @@ def create(database: Any, tables: Mapping[str, Sequence[str]]) -> None:
     for statement in (*_TABLE, *_FUNCTIONS):
         database.execute_sql(filled(statement, {**_WORDS, "schema": schema}))
     for (revoke,) in database.execute_sql(_GIVEN_AWAY).fetchall():
-        database.execute_sql(revoke)
+        _alter(database, revoke)
     database.execute_sql(_REVOKE_ACTION)
     for table in {table for table, _, _ in _triggered(database)} - tables.keys():
         _alter(database, f"DROP TRIGGER IF EXISTS presgen_audit ON {quoted(table)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, Final
 
 from ...clock import is_sqlite
@@ -12,6 +12,8 @@ from ...models import User
 from .policies import FIND_USER
 
 _NEW_ID: Final = "SELECT nextval(pg_get_serial_sequence('users', 'id'))"
+# Of several keys one at most is somebody's: they are digests of one address.
+_FIND: Final = f"SELECT max({FIND_USER}(key)) FROM unnest(%s) AS key"
 _UNDEFINED_FUNCTION: Final = "42883"
 
 
@@ -38,12 +40,12 @@ def find_user(manager: DatabaseManager, email: str) -> int | None:
     Raises ValidationError for what is no text, and ConfigurationError without the feature, but on SQLite.
     """
     manager.require_binding()
-    key = User.email.lookup_key(email)
+    keys = User.email.lookup_keys(email)
     if is_sqlite(manager.database):
         user = User.select(User.id).where(User.email == email).first()
         return None if user is None else int(user.id)
     try:
-        (user_id,) = manager.database.execute_sql(f"SELECT {FIND_USER}(%s)", (key,)).fetchone()
+        (user_id,) = manager.database.execute_sql(_FIND, (keys,)).fetchone()
     except StatementInvalid as error:
         if error.sqlstate != _UNDEFINED_FUNCTION:
             raise
@@ -60,7 +62,5 @@ def sign_in(manager: DatabaseManager, email: str, password: str) -> User | None:
     user_id = None
     with suppress(ValidationError):  # what is no address is nobody's
         user_id = find_user(manager, User.email.clean_value(email))
-    if user_id is None:
-        return User.verified(None, password)
-    with manager.acting_as(user_id):
-        return User.verified(User.get_or_none(User.id == user_id), password)
+    with nullcontext() if user_id is None else manager.acting_as(user_id):  # a statement in either case
+        return User.verified(User.get_or_none(User.id == (user_id or 0)), password)

@@ -60,6 +60,11 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
     LIMIT 1
 $$
 """
+_OUR_POLICIES: Final = """
+SELECT quote_ident(polname), polrelid::regclass::text
+FROM pg_policy
+WHERE polrelid = ANY (ARRAY(SELECT to_regclass(name) FROM unnest(%s) AS name)) AND polname LIKE %s
+"""
 # Whom the policies admit to all rows, and who else than the worker role may ask for a user.
 _CHOSEN: Final = """
 SELECT
@@ -101,7 +106,8 @@ def install(database: Any, *, app: str | None = None, worker: str | None = None)
     chosen_worker, chosen_app = database.execute_sql(_CHOSEN, (ALL_ROWS,)).fetchone()
     app = chosen_app or Roles.app if app is None else app
     worker = chosen_worker or Roles.worker if worker is None else worker
-    Roles(app=app, worker=worker)
+    if app == worker:
+        raise ConfigurationError(f"app and worker must be two roles, not {app} twice")
     _require_roles(database, app, worker)
     worker_may_create = _require_rights(database, worker)
     _drop_policies(database)
@@ -139,10 +145,9 @@ def is_installed(database: Any) -> bool:
 
 
 def _drop_policies(database: Any) -> None:
-    """Drop the policies and the function, also those that an older version has made."""
-    sql = "SELECT quote_ident(polname), polrelid::regclass::text FROM pg_policy WHERE polname LIKE %s"
-    for policy, table in database.execute_sql(sql, (r"presgen\_%",)).fetchall():
-        database.execute_sql(f"DROP POLICY {policy} ON {table}")
+    """Drop the policies and the function, also those that an older version has made; of this schema's tables alone."""
+    for policy, table in database.execute_sql(_OUR_POLICIES, (list(TABLES), r"presgen\_%")).fetchall():
+        database.execute_sql(f"DROP POLICY {policy} ON {table}".replace("%", "%%"))
     database.execute_sql(f"DROP FUNCTION IF EXISTS {FIND_USER}(text)")
 
 
