@@ -9,9 +9,18 @@ from fixtures.encrypted import keyring
 from fixtures.tenants import Tenancy
 
 from presgen import DatabaseConfig, DatabaseManager, User
+from presgen.database import PostgresPool
 from presgen.errors import ConfigurationError
 from presgen.ext import audit, encryption, tenancy
+from presgen.features import install_feature
 from presgen.roles import create, plan
+
+
+def install_elsewhere(config: DatabaseConfig) -> None:
+    """Bring the current index key into force, as another process does: the models stay bound to this one's database."""
+    with PostgresPool(config) as database:
+        install_feature(database, "encryption")
+    database.close_all()
 
 
 def test_a_users_life_under_all_features(with_roles: Tenancy) -> None:
@@ -46,6 +55,14 @@ def test_a_users_life_under_all_features(with_roles: Tenancy) -> None:
                 use(app)  # which would tell that an old key is used no more
         assert User.select().count() == 0
 
+    both = replace(config, url=with_roles.urls["app"], index_keys=keyring("i2", "i1"))
+    with DatabaseManager(both) as app:
+        assert tenancy.find_user(app, "earlier@example.com") == early.id  # and remembers the key for a second
+        install_elsewhere(replace(both, url=with_roles.admin_url))
+        assert tenancy.find_user(app, "earlier@example.com") == early.id
+        assert tenancy.find_user(app, "nobody@example.com") is None
+
+    config = replace(config, index_keys=keyring("i2"))
     rotated = replace(config, url=with_roles.urls["worker"], encryption_keys=keyring("k2", "k1"))
     with DatabaseManager(rotated) as worker:
         assert encryption.rotate(worker) == 2

@@ -190,6 +190,16 @@ def test_installing_again_keeps_the_roles_that_were_chosen(
         assert User.select().count() == 2
 
 
+def test_installing_leaves_the_policies_of_another_schema(tenancy: Tenancy) -> None:
+    tenancy.admin("CREATE SCHEMA two; CREATE TABLE two.users (id bigint)")
+    tenancy.admin("CREATE POLICY presgen_own_rows ON two.users USING (true)")
+    with DatabaseManager(tenancy.admin_url) as admin:
+        admin.install("tenancy")
+        admin.uninstall("tenancy")
+    found = tenancy.admin("SELECT polrelid::regclass::text FROM pg_policy")
+    assert found == [("two.users",)]
+
+
 def test_the_oldest_transaction_of_another_login_is_measured(tenancy: Tenancy, app: DatabaseManager, ada: int) -> None:
     with app.acting_as(ada), app.transaction():
         User.update(name="Ada L.").execute()

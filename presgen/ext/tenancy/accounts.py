@@ -9,11 +9,10 @@ from ...clock import is_sqlite
 from ...errors import ConfigurationError, StatementInvalid, ValidationError
 from ...manager import DatabaseManager
 from ...models import User
-from .policies import FIND_USER
 
 _NEW_ID: Final = "SELECT nextval(pg_get_serial_sequence('users', 'id'))"
 # Of several keys one at most is somebody's: they are digests of one address.
-_FIND: Final = f"SELECT max({FIND_USER}(key)) FROM unnest(%s) AS key"
+_FIND: Final = "SELECT max(presgen_find_user(key)) FROM unnest(%s) AS key"
 _UNDEFINED_FUNCTION: Final = "42883"
 
 
