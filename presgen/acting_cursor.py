@@ -21,12 +21,18 @@ _ALONE: Final = re.compile(
 )
 
 
+_SEVERAL: Final = re.compile(r";\s*\S")
+_SETS_OURS: Final = re.compile(r"\b(SET|set_config)\b.*\bpresgen\.(user_id|actor)\b", re.IGNORECASE | re.DOTALL)
+
+
 class ActingConnection(connection):
     """A connection of the driver's, whose transaction may carry somebody."""
 
     database: Any
     """The pool that it belongs to."""
     may_carry = False
+    has_foreign_settings = False
+    """Whether a statement of somebody else's may have set for the session what we set for a transaction."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -38,19 +44,22 @@ class ActingCursor(cursor):
 
     Always again: threads share transactions, and a savepoint that is undone takes along what was told after it. After
     executemany() that carries somebody, `rowcount` is that of its last statement; copy_from(), copy_to() and callproc()
-    carry only what their transaction has heard before.
+    carry somebody in a transaction only, and act for nobody outside of one.
     """
 
     connection: ActingConnection
 
     def execute(self, query: Any, vars: Any = None) -> None:
         telling = self._telling()
-        if telling is None or (isinstance(query, str) and _ALONE.match(query)):
+        text = query if isinstance(query, str) else ""
+        if _SETS_OURS.search(text):
+            self.connection.has_foreign_settings = True
+        if telling is None or (_ALONE.match(text) and not _SEVERAL.search(text)):
             super().execute(query, vars)
         elif self.name is not None:
             self._tell(telling)
             super().execute(query, vars)
-        elif isinstance(query, str) and _BEGINS.match(query):  # an isolation level goes before everything else
+        elif _BEGINS.match(text):  # an isolation level goes before everything else
             super().execute(self.mogrify(query, vars).rstrip(b"; \n") + b"; " + telling)
         else:
             super().execute(telling + b"; " + self.mogrify(query, vars))
@@ -65,6 +74,18 @@ class ActingCursor(cursor):
     def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
         telling = self._telling()
         super().copy_expert(sql if telling is None else telling + b"; " + self.mogrify(sql), file, size)
+
+    def copy_from(self, *arguments: Any, **options: Any) -> None:
+        self._tell(self._telling())
+        super().copy_from(*arguments, **options)
+
+    def copy_to(self, *arguments: Any, **options: Any) -> None:
+        self._tell(self._telling())
+        super().copy_to(*arguments, **options)
+
+    def callproc(self, *arguments: Any) -> None:
+        self._tell(self._telling())
+        super().callproc(*arguments)
 
     def _telling(self) -> bytes | None:
         """The statement that tells on whose behalf this context's next one runs; None where nobody has to hear."""

@@ -237,7 +237,8 @@ class Checkout(Contextual, PooledPostgresqlDatabase):
         held = self._in_use.get(key)
         close_conn = close_conn or key in self._unwanted
         self._unwanted.discard(key)
-        if held is None or close_conn or is_lost(connection) or not self._is_clean(connection):
+        is_usable = not (close_conn or is_lost(connection) or connection.has_foreign_settings)
+        if held is None or not is_usable or not self._is_clean(connection):
             self._discard(connection)
             return
         with self._pool_available:

@@ -64,13 +64,18 @@ WHERE c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclas
   AND c.relkind IN ('r', 'p', 'v') AND (c.relname = ANY (%s) OR c.relname LIKE 'presgen\_%%')
 ORDER BY c.oid
 """
-# Functions of features may be the worker role's on purpose; nobody calls a trigger's.
+# Functions of features may be the worker role's on purpose, as tenancy's is for good; nobody calls a trigger's.
 _FUNCTIONS: Final = r"""
 SELECT oid::regprocedure::text, pg_get_userbyid(proowner)::text, prorettype = 'trigger'::regtype
 FROM pg_proc
 WHERE pronamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('users'))
-  AND proname LIKE 'presgen\_%%' AND pg_get_userbyid(proowner) <> %s
+  AND proname LIKE 'presgen\_%%' AND proname <> 'presgen_find_user' AND pg_get_userbyid(proowner) <> %s
 ORDER BY oid
+"""
+_UNBOUND: Final = """
+SELECT rolname::text
+FROM pg_roles
+WHERE rolname = ANY (%s) AND (rolsuper OR rolbypassrls OR rolname ~ '^pg_')
 """
 _ME: Final = """
 SELECT rolname::text, rolsuper, rolsuper OR rolcreaterole, pg_has_role('pg_read_all_stats', 'USAGE WITH ADMIN OPTION')
@@ -104,6 +109,7 @@ def plan(database: Any, roles: Roles) -> list[str]:
         pending = Migrator(database).pending()
         if pending:
             raise MigrationError(f"roles need the newest schema and {pending[0]} is pending; run: presgen migrate")
+        _require_harmless(database, roles)
         owner, app, worker = quoted(database, roles.owner, roles.app, roles.worker)
         schema = schema_of(database)
         return [
@@ -135,6 +141,13 @@ def create(database: Any, statements: Sequence[str]) -> None:
         database.execute_sql("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
         for statement in statements:
             database.execute_sql(statement.replace("%", "%%"))
+
+
+def _require_harmless(database: Any, roles: Roles) -> None:
+    """Raise ConfigurationError for a role that is there and that no policy would bind."""
+    names = [roles.owner, roles.app, roles.worker]
+    for (name,) in database.execute_sql(_UNBOUND, (names,)).fetchall():
+        raise ConfigurationError(f"role {name} is a superuser, has BYPASSRLS or is PostgreSQL's own: take another name")
 
 
 def quoted(database: Any, *names: str) -> list[str]:

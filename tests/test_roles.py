@@ -133,6 +133,21 @@ def test_what_an_administrator_installed_becomes_the_owners(with_roles: Tenancy)
     assert of_others != [(with_roles.roles.owner,)]
 
 
+def test_tenancys_function_stays_with_the_role_that_sees_all_users(with_roles: Tenancy, roles: Roles) -> None:
+    with DatabaseManager(with_roles.admin_url) as admin:
+        admin.install("tenancy", app=roles.app, worker=roles.worker)
+        assert "presgen_find_user" not in "".join(plan(admin.database, Roles("x_owner", "x_app", "x_worker")))
+
+
+@pytest.mark.parametrize("name", ["postgres", "pg_monitor"])
+def test_a_role_that_no_policy_binds_is_refused(with_roles: Tenancy, name: str) -> None:
+    with (
+        DatabaseManager(with_roles.admin_url) as admin,
+        pytest.raises(ConfigurationError, match=f"role {name} is a superuser, has BYPASSRLS or is PostgreSQL's own"),
+    ):
+        plan(admin.database, Roles(app=name))
+
+
 def test_again_says_nothing_about_what_is_there(with_roles: Tenancy) -> None:
     with with_roles.open("owner") as owner:
         statements = plan(owner.database, with_roles.roles)

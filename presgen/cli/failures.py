@@ -41,6 +41,9 @@ class CommandLine(click.Group):
         try:
             # Outside its standalone mode click returns the code that a command exits with.
             code = super().main(*args, **{**options, "standalone_mode": False})
+        except click.Abort:
+            click.echo("Error: aborted; nothing was done", err=True)
+            code = 1
         except _NO_COMMAND as error:
             error.show()
             code = error.exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import subprocess
 import threading
@@ -225,6 +226,26 @@ def test_each_user_sees_what_a_model_says(shared_app: DatabaseManager) -> None:
             model.jobs = {job: facts for job, facts in model.jobs.items() if facts[0] != user}
 
     run()
+
+
+def test_a_setting_of_somebodys_own_goes_with_its_connection(tenancy: Tenancy, ada: int) -> None:
+    with tenancy.open("app", pool_size=1, max_overflow=0) as app:
+        for statement in (f"SET presgen.user_id = '{ada}'", f"SELECT set_config('presgen.user_id', '{ada}', false)"):
+            with app.acting_as(ada):
+                app.database.execute_sql(statement)
+            assert User.select().count() == 0
+            assert User.update(name="leaked").execute() == 0
+
+
+def test_several_statements_at_once_act_for_whom_their_block_says(app: DatabaseManager, ada: int) -> None:
+    for statement in ("SET LOCAL work_mem = '1MB'; SELECT id FROM users", "SAVEPOINT x; SELECT id FROM users"):
+        with app.transaction():
+            with app.acting_as(ada):
+                assert app.database.execute_sql(statement).fetchall() == [(ada,)]
+            assert app.database.execute_sql(statement).fetchall() == []
+            out = io.StringIO()
+            app.database.cursor().copy_to(out, "users")
+            assert out.getvalue() == ""
 
 
 def test_who_signs_in_is_found_before_there_is_a_user(app: DatabaseManager, ada: int) -> None:

@@ -30,6 +30,14 @@ BYPASSES = {
         "CREATE MATERIALIZED VIEW copied AS SELECT * FROM users",
         "GRANT SELECT ON copied TO {app}",
     ],
+    "the view writable shows": ["CREATE VIEW writable AS SELECT * FROM users", "GRANT UPDATE ON writable TO {app}"],
+    "may replicate": ["ALTER ROLE {login} REPLICATION"],
+    "reads the files of the server": ["GRANT pg_read_server_files TO {login}"],
+    "presgen.user_id is set for this login": ["ALTER ROLE {login} SET presgen.user_id = '1'"],
+    "presgen_find_user() does not belong": ["GRANT EXECUTE ON FUNCTION presgen_find_user TO PUBLIC"],
+    "the function upper_case() sees": [
+        "CREATE FUNCTION upper_case() RETURNS bigint LANGUAGE sql SECURITY DEFINER AS 'SELECT count(*) FROM USERS'"
+    ],
     "the function all_users() sees all rows": [
         "CREATE FUNCTION all_users() RETURNS bigint LANGUAGE sql SECURITY DEFINER AS 'SELECT count(*) FROM users'"
     ],
@@ -48,6 +56,21 @@ def test_what_bypasses_the_policies_is_found(tenancy: Tenancy, finding: str) -> 
         assert [line for line in check() if finding in line]
         with pytest.raises(ConfigurationError, match="tenancy would be bypassed"):
             require()
+
+
+def test_a_database_without_the_feature_is_told_from_one_that_is_bypassed(with_roles: Tenancy) -> None:
+    with with_roles.open("app") as app:
+        assert "users has no row-level security; run: presgen install tenancy" in check(app)
+        with pytest.raises(ConfigurationError, match="tenancy would be bypassed"):
+            require(app)
+
+
+def test_reading_the_audit_log_is_a_finding(tenancy: Tenancy) -> None:
+    with DatabaseManager(tenancy.admin_url) as admin:
+        admin.install("audit")
+    tenancy.admin(f"GRANT SELECT ON audit_log TO {tenancy.roles.app}")
+    with tenancy.open("app") as app:
+        assert [line for line in check(app) if "may read audit_log, which has everybody's names" in line]
 
 
 def test_what_binds_the_caller_is_no_finding(tenancy: Tenancy) -> None:

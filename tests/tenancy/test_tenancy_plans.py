@@ -68,6 +68,14 @@ def test_a_users_lists_and_rows_are_read_by_their_indexes(many: Tenancy) -> None
         assert "ROW(" in plan, plan
 
 
+def test_a_jobs_history_reads_no_other_job(many: Tenancy) -> None:
+    with many.open("app") as app, app.acting_as(7):
+        job = PresentationJob.select().first()
+        plan = plans(app, run_of(app, job.history))
+    assert "presentation_jobs_pkey" in plan, plan
+    assert "hashed SubPlan" not in plan, plan
+
+
 def test_workers_claim_and_look_after_dead_letters_by_their_indexes(many: Tenancy) -> None:
     with many.open("worker") as worker:
         for work in (lambda: PresentationJob.claim("w"), queries.get_dead_letters):

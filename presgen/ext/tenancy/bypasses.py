@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
+from ...acting import NOBODY, acting_on
 from ...clock import is_sqlite
 from ...context import session
 from ...errors import ConfigurationError
@@ -17,9 +18,12 @@ _INSTALL: Final = "run: presgen install tenancy"
 
 # The roles that this login has the rights of, or may take on, and that no policy binds or the one for all rows admits.
 _ROLES: Final = """
-SELECT rolname::text, rolname IN (session_user, current_user), rolsuper, rolbypassrls
+SELECT rolname::text, rolname IN (session_user, current_user), CASE
+    WHEN rolsuper THEN 'is a superuser' WHEN rolbypassrls THEN 'has BYPASSRLS' WHEN rolreplication THEN 'may replicate'
+    WHEN rolname = ANY (%(readers_of_files)s) THEN 'reads the files of the server' ELSE 'sees all rows' END
 FROM pg_roles AS role
-WHERE (rolsuper OR rolbypassrls OR oid = ANY (%(workers)s))
+WHERE (rolsuper OR rolbypassrls OR rolreplication OR rolname = ANY (%(readers_of_files)s)
+    OR oid = ANY (%(workers)s::oid[]))
   AND (pg_has_role(session_user, oid, 'MEMBER') OR pg_has_role(current_user, oid, 'MEMBER'))
 ORDER BY rolname
 """
@@ -38,7 +42,7 @@ FROM pg_policy JOIN pg_class ON pg_class.oid = polrelid
 WHERE polrelid = ANY (%(tables)s)
 ORDER BY relname, polname
 """
-# Views over the tables, over views over them, and so on, that this login may read.
+# Views over the tables, over views over them, and so on, that this login may use and whose owner sees more.
 _VIEWS: Final = """
 WITH RECURSIVE view AS (
     SELECT unnest(%(tables)s::oid[]) AS oid
@@ -50,7 +54,9 @@ WITH RECURSIVE view AS (
 )
 SELECT oid::regclass::text, relkind = 'm'
 FROM view JOIN pg_class USING (oid)
-WHERE relkind IN ('v', 'm') AND has_any_column_privilege(oid, 'SELECT')
+WHERE relkind IN ('v', 'm')
+  AND (has_any_column_privilege(oid, 'SELECT, INSERT, UPDATE') OR has_table_privilege(oid, 'DELETE'))
+  AND relowner <> (SELECT oid FROM pg_roles WHERE rolname = current_user)
   AND (relkind = 'm' OR NOT EXISTS (
       SELECT 1 FROM pg_options_to_table(reloptions) WHERE option_name = 'security_invoker' AND option_value::boolean))
 ORDER BY 1
@@ -62,12 +68,19 @@ FROM pg_proc AS p JOIN pg_roles AS owner ON owner.oid = p.proowner
 WHERE p.prosecdef AND p.prorettype <> 'trigger'::regtype AND has_function_privilege(p.oid, 'EXECUTE')
   AND p.oid IS DISTINCT FROM to_regprocedure(%(find_user)s)
   AND (owner.rolsuper OR owner.rolbypassrls
-      OR EXISTS (SELECT 1 FROM unnest(%(workers)s) AS worker WHERE pg_has_role(owner.oid, worker, 'USAGE')))
-  AND (p.prosrc ~ %(names)s OR EXISTS (
+      OR EXISTS (SELECT 1 FROM unnest(%(workers)s::oid[]) AS worker WHERE pg_has_role(owner.oid, worker, 'USAGE')))
+  AND (p.prosrc ~* %(names)s OR EXISTS (
       SELECT 1 FROM pg_depend
       WHERE classid = 'pg_proc'::regclass AND objid = p.oid AND refclassid = 'pg_class'::regclass
         AND refobjid = ANY (%(tables)s)))
 ORDER BY 1
+"""
+_FEATURES: Final = """
+SELECT
+    EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass('audit_log') AND has_any_column_privilege(oid, 'SELECT')),
+    EXISTS (
+        SELECT 1 FROM pg_proc
+        WHERE oid = to_regprocedure(%s) AND (NOT prosecdef OR has_function_privilege('public', oid, 'EXECUTE')))
 """
 _COMMANDS: Final = {"ALL": "*", "SELECT": "r", "INSERT": "a"}
 _EVERYBODY: Final = [0]
@@ -107,11 +120,16 @@ def _findings(database: Any) -> Iterator[str]:
         "workers": sorted({role for (roles,) in rows for role in roles}),
         "find_user": f"{FIND_USER}(text)",
         "names": rf"\m({'|'.join(TABLES)})\M",
+        "readers_of_files": ["pg_read_server_files", "pg_write_server_files", "pg_execute_server_program"],
     }
+    (setting,) = database.execute_sql("SELECT current_setting('presgen.user_id', true)").fetchone()
+    if setting and acting_on(database) is NOBODY:
+        yield "presgen.user_id is set for this login or in its URL: RESET it, for whoever acts for nobody is that user"
     superusers = database.execute_sql(_IS_SUPERUSER).fetchall()
     yield from _about_roles(database, found, superusers)
     yield from _about_tables(database, found, may_everything=bool(superusers))
     yield from _about_policies(database, found)
+    yield from _about_features(database, may_everything=bool(superusers))
     for view, is_materialized in database.execute_sql(_VIEWS, found).fetchall():
         remedy = "revoke SELECT on it" if is_materialized else "set its option security_invoker, or revoke SELECT on it"
         yield f"the view {view} shows what its owner sees: {remedy}"
@@ -124,8 +142,7 @@ def _about_roles(database: Any, found: dict[str, Any], superusers: list[tuple[st
         yield f"role {name} is a superuser, whom no policy binds: log in as a member of the app's role"
     if superusers:
         return  # who is a member of every role
-    for name, is_this, is_superuser, bypasses in database.execute_sql(_ROLES, found).fetchall():
-        can = "is a superuser" if is_superuser else "has BYPASSRLS" if bypasses else "sees all rows"
+    for name, is_this, can in database.execute_sql(_ROLES, found).fetchall():
         if is_this:
             yield f"role {name} {can}: log in as a member of the app's role"
         else:
@@ -140,6 +157,14 @@ def _about_tables(database: Any, found: dict[str, Any], *, may_everything: bool)
             yield f"{table} does not bind its owner, as whom this login may act; {_INSTALL}"
         if may_truncate and not may_everything:
             yield f"this login may TRUNCATE {table}, which no policy filters: REVOKE TRUNCATE ON {table} from it"
+
+
+def _about_features(database: Any, *, may_everything: bool) -> Iterator[str]:
+    reads_log, has_own_find_user = database.execute_sql(_FEATURES, (f"{FIND_USER}(text)",)).fetchone()
+    if reads_log and not may_everything:
+        yield "this login may read audit_log, which has everybody's names: REVOKE SELECT ON audit_log from it"
+    if has_own_find_user:
+        yield f"{FIND_USER}() does not belong to a role that sees all rows, or PUBLIC may call it; {_INSTALL}"
 
 
 def _about_policies(database: Any, found: dict[str, Any]) -> Iterator[str]:

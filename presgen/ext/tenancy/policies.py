@@ -17,6 +17,7 @@ FIND_USER: Final = "presgen_find_user"
 
 # As a subquery it is evaluated once for a statement and not for each row, so that indexes serve it.
 _ME: Final = "(SELECT nullif(current_setting('presgen.user_id', true), '')::bigint)"
+_OWNER_OF_THE_JOB: Final = "(SELECT job.owner_id FROM presentation_jobs job WHERE job.id = job_events.job_id)"
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ POLICIES: Final = (
     Policy("users", OWN_ROWS, f"id = {_ME}"),
     Policy("voice_clones", OWN_ROWS, f"owner_id = {_ME}"),
     Policy("presentation_jobs", OWN_ROWS, f"owner_id = {_ME}"),
-    # The jobs' own policy decides which of them the subquery finds.
     Policy(
         "job_events",
         OWN_ROWS,
-        "EXISTS (SELECT 1 FROM presentation_jobs job WHERE job.id = job_events.job_id)",
+        # Not EXISTS, for which all of the user's jobs would be read first.
+        f"{_OWNER_OF_THE_JOB} = {_ME}",
         command="SELECT",
     ),
     # Where the login owns the tables, the trigger that records transitions writes as that login.
