@@ -155,6 +155,8 @@ def test_the_command_asks_before_the_log_is_lost(db: DatabaseManager, url: str) 
     for answer in ("", "n\n"):
         result = CliRunner().invoke(cli, words, input=answer)
         assert (result.exit_code, "the audit log will be lost" in result.output) == (1, True)
+        assert isinstance(result.exception, SystemExit)  # and no traceback
+        assert result.stderr.endswith("Error: aborted; nothing was done\n")
     assert db.features() == ["audit"]
     result = CliRunner().invoke(cli, words, input="y\n")
     assert (result.exit_code, db.features()) == (0, [])
