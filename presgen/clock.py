@@ -18,13 +18,15 @@ BACKOFF_CAP_SECONDS: Final = 600
 # SQLite's own clock has milliseconds; the zeros keep the width that stored_moment() has.
 SQLITE_FORMAT: Final = "%Y-%m-%d %H:%M:%f000+00:00"
 
+# A job that was set to a stage by hand, and not claimed, has no attempt yet: it waits as after its first.
 _BACKOFF_POSTGRESQL: Final = f"""
 statement_timestamp() + make_interval(secs =>
-    LEAST({BACKOFF_CAP_SECONDS}, {BACKOFF_BASE_SECONDS} * power(2, LEAST(attempt - 1, 20))) * (0.5 + random() / 2))
+    LEAST({BACKOFF_CAP_SECONDS}, {BACKOFF_BASE_SECONDS} * power(2, LEAST(GREATEST(attempt, 1) - 1, 20)))
+    * (0.5 + random() / 2))
 """
 _BACKOFF_SQLITE: Final = f"""
 strftime('{SQLITE_FORMAT}', 'now',
-    (MIN({BACKOFF_CAP_SECONDS}, {BACKOFF_BASE_SECONDS} * (1 << MIN(attempt - 1, 20)))
+    (MIN({BACKOFF_CAP_SECONDS}, {BACKOFF_BASE_SECONDS} * (1 << MIN(MAX(attempt, 1) - 1, 20)))
     * (0.5 + abs(random() % 1000) / 2000.0)) || ' seconds')
 """
 

@@ -352,6 +352,22 @@ def test_a_copy_of_the_job_in_another_stage_is_stale(claimed: PresentationJob) -
     copy.heartbeat(progress=0.3)  # a sign of life is one in any stage
 
 
+def test_a_plain_save_of_the_status_that_another_has_saved_tells_so(job: PresentationJob) -> None:
+    one, other = PresentationJob.get_by_id(job.id), PresentationJob.get_by_id(job.id)
+    one.status = other.status = JobStatus.SYNTHESIZING_AUDIO
+    one.save()
+    with pytest.raises(LeaseLost, match="is synthesizing_audio at attempt 0 of nobody, no longer pending"):
+        other.save()
+
+
+def test_a_job_that_nobody_claimed_waits_as_after_a_first_attempt(job: PresentationJob) -> None:
+    job.status = JobStatus.PROCESSING_SLIDES
+    job.save()
+    job.fail("no disk")
+    waits = PresentationJob.get_by_id(job.id).run_at - PresentationJob.get_by_id(job.id).updated_at
+    assert 0.4 * BACKOFF_BASE_SECONDS <= waits.total_seconds() <= BACKOFF_BASE_SECONDS
+
+
 def test_a_stale_plain_save_changes_nothing(claimed: PresentationJob) -> None:
     expire_leases()
     PresentationJob.reap()

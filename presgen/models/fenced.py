@@ -173,9 +173,9 @@ class Fenced:
         if self.status is JobStatus.PENDING:
             self.claim_token = None
 
-    def why_not_written(self: Any) -> PresgenError:
-        """The error that explains why the fence let nothing through."""
-        cls = type(self)
+    def why_not_written(self: Any, expected: JobStatus | None = None) -> PresgenError:
+        """The error that explains why the fence let nothing through, which expected a status, by default the job's."""
+        cls, expected = type(self), expected or self.status
         now = cls.get_or_none(cls.id == self.id)
         if now is None:
             return LeaseLost(f"job {self.id} was deleted; drop its work")
@@ -183,13 +183,13 @@ class Fenced:
             cancelled: JobCancelled = self.cancelled_error()
             return cancelled
         worker, attempt = self.holder()
-        if (now.status, now.worker, now.attempt) == (self.status, worker, attempt):
+        if (now.status, now.worker, now.attempt) == (expected, worker, attempt):
             if now.status.is_running:
                 return InvalidTransition(f"job {self.id}: nobody has asked to cancel it; cancel() does")
             return LeaseLost(f"job {self.id} is {now.status}; only a running job has a lease")
         return LeaseLost(
             f"job {self.id} is {now.status} at attempt {now.attempt} of {now.worker or 'nobody'}, "
-            f"no longer {self.status} at attempt {attempt} of {worker or 'nobody'}; drop its work"
+            f"no longer {expected} at attempt {attempt} of {worker or 'nobody'}; drop its work"
         )
 
     def cancelled_error(self: Any) -> JobCancelled:

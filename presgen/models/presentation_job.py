@@ -155,7 +155,7 @@ class PresentationJob(Queueable, Claimable, Reapable, Leased, Controllable, Revi
     def why_not_updated(self) -> Exception:
         if type(self).get_or_none(type(self).id == self.id) is None:
             return super().why_not_updated()
-        return self.why_not_written()
+        return self.why_not_written(self.stored_status if "status" in self._dirty else None)
 
     def derived(self, row: Row, *, creating: bool) -> Row:
         """The row with the times and the lease that follow from a new status, where the caller left them out."""

@@ -89,7 +89,7 @@ class Row:
         self.progress = 0.0
 
     def pause(self, now: datetime) -> None:
-        longest = min(BACKOFF_CAP_SECONDS, BACKOFF_BASE_SECONDS * 2 ** (self.attempt - 1))
+        longest = min(BACKOFF_CAP_SECONDS, BACKOFF_BASE_SECONDS * 2 ** (max(self.attempt, 1) - 1))
         self.run_at = Soon(now, longest / 2, longest)
 
 
