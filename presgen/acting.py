@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar
 
+from .blocks import Blocks
 from .errors import AlreadyActing
 
 Arguments = ParamSpec("Arguments")
@@ -26,25 +26,12 @@ NOBODY: Final = Acting()
 ACTOR_MAX_LENGTH: Final = 255
 
 
-@dataclass(eq=False)
-class _Block:
-    """A block of acting_as(), which tasks and generators may carry beyond its end."""
-
-    database: Any
-    acting: Acting
-    outer: _Block | None
-    is_over: bool = False
-
-
-_INNERMOST: Final[ContextVar[_Block | None]] = ContextVar("presgen's innermost user and actor", default=None)
+_BLOCKS: Final = Blocks[Acting]("presgen's innermost user and actor")
 
 
 def acting_on(database: Any) -> Acting:
     """On whose behalf this context's statements run on a database; NOBODY outside of every block."""
-    block = _INNERMOST.get()
-    while block is not None and (block.is_over or block.database is not database):
-        block = block.outer
-    return NOBODY if block is None else block.acting
+    return _BLOCKS.value_on(database) or NOBODY
 
 
 @contextmanager
@@ -60,24 +47,8 @@ def acting_as(database: Any, user_id: int | None, actor: str | None) -> Iterator
         )
     user_id = around.user_id if user_id is None else user_id
     actor = actor or around.actor or f"user {user_id}"
-    block = _Block(database, Acting(user_id, actor), _INNERMOST.get())
-    _INNERMOST.set(block)
-    try:
+    with _BLOCKS.holding(database, Acting(user_id, actor)):
         yield
-    finally:
-        block.is_over = True
-        if _INNERMOST.get() is block:
-            _INNERMOST.set(block.outer)
-
-
-@contextmanager
-def acting_contained() -> Iterator[None]:
-    """Run somebody else's code: a block that it leaves open ends with this one."""
-    before = _INNERMOST.get()
-    try:
-        yield
-    finally:
-        _INNERMOST.set(before)
 
 
 def acting_alike(database: Any, call: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

@@ -19,9 +19,8 @@ _ALONE: Final = re.compile(
     |(CREATE|ALTER|DROP)\s+(DATABASE|TABLESPACE|SYSTEM)|(CREATE(\s+UNIQUE)?|DROP)\s+INDEX\s+CONCURRENTLY)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
-
-
 _SEVERAL: Final = re.compile(r";\s*\S")
+# Outside a transaction that lasts as long as the connection, whoever is acted for.
 _SETS_OURS: Final = re.compile(r"\b(SET|set_config)\b.*\bpresgen\.(user_id|actor)\b", re.IGNORECASE | re.DOTALL)
 
 
@@ -51,7 +50,7 @@ class ActingCursor(cursor):
 
     def execute(self, query: Any, vars: Any = None) -> None:
         telling = self._telling()
-        text = query if isinstance(query, str) else ""
+        text = query if isinstance(query, str) else self.mogrify(query, vars).decode(errors="replace")
         if _SETS_OURS.search(text):
             self.connection.has_foreign_settings = True
         if telling is None or (_ALONE.match(text) and not _SEVERAL.search(text)):

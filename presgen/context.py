@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import peewee as pw
 
-from .acting import acting_contained
+from .blocks import blocks_contained
 from .errors import ConfigurationError, NoActiveTransaction
 
 
@@ -206,12 +206,12 @@ def is_coroutine() -> bool:
 def contained(database: Any) -> Iterator[None]:
     """Run somebody else's code: what it leaves open, a transaction or a connection, is undone and given back.
 
-    It acts for nobody afterwards whom it did not act for before.
+    So are its blocks: nobody is acted for afterwards who was not before, and what may write may do so again.
     """
     around = _with_outer(_INNERMOST.get())
     had_transaction, was_closed = database.in_transaction(), database.is_closed()
     try:
-        with acting_contained():
+        with blocks_contained():
             yield
     finally:
         for left_open in _with_outer(_INNERMOST.get()):

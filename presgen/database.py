@@ -103,8 +103,8 @@ class PostgresPool(Observed, Checkout):
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         """Run a statement; without a session or an open connection, on one that is in hand only for so long."""
-        block = reading_on(self)
-        return self.execute_here(sql, params) if block is None else self.read(block, sql, params)
+        after = reading_on(self)
+        return self.execute_here(sql, params) if after is None else self.read(sql, params, after=after)
 
     def execute_here(self, sql: str, params: Any) -> Any:
         self._begin_for_a_statement()

@@ -98,12 +98,12 @@ class DecryptionError(PresgenError):
 
     def __init__(self, column: str, *, key_id: str | None = None, row_ids: Sequence[Any] = ()) -> None:
         with_key = "" if key_id is None else f" with the key {key_id}"
-        shown = ", ".join(map(str, row_ids[:10])) + (" …" if len(row_ids) > 10 else "")
-        where = f" in {len(row_ids)} row{'s'[: len(row_ids) - 1]} (id {shown})" if row_ids else ""
+        shown = ", ".join(map(str, row_ids[:10])) + (", …" if len(row_ids) > 10 else "")
+        where = f" in {'rows' if len(row_ids) > 1 else 'the row'} {shown}" if row_ids else ""
         super().__init__(
             f"a value of {column} cannot be decrypted{with_key}{where}: it was cut, changed, copied from another place "
-            f"or {'never sealed' if key_id is None else 'sealed with another key of that id'}; "
-            + ("encryption.rotate() seals it" if key_id is None else "restore the row from a backup, or the key")
+            "or sealed with another key of that id; restore the row from a backup, or the key. Values of a column of "
+            "your own that are in clear are sealed by encryption.rotate()"
         )
         self.column = column
         self.key_id = key_id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -17,7 +17,7 @@ from .errors import (
     ReadOnlyServer,
     ValidationError,
 )
-from .reading import Kind, Reading, kind_of, reading_on, written_on
+from .reading import Kind, kind_of, reading_on, written_on
 from .sealing import Sealing
 
 logger = logging.getLogger("database")
@@ -30,6 +30,8 @@ class Observed(Contextual):
     is_retired = False
     """Whether the manager that opened the database has closed it."""
     query_hooks: list[Any]
+    execute_here: Callable[[str, Any], Any]
+    """Runs a statement on this database itself, and on no replica."""
     only_reads = ""
     """What goes before a statement, in the same message, for the server to refuse writes of its functions."""
     replicas: Any = None
@@ -53,8 +55,8 @@ class Observed(Contextual):
                 "a value in the statement, or the calls that lead to it, are nested too deep", rule="depth"
             ) from None
 
-    def read(self, block: Reading, sql: str, params: Any) -> Any:
-        """Run a statement of a reading() block, a plain SELECT on a replica that has caught up, if there is one.
+    def read(self, sql: str, params: Any, *, after: int) -> Any:
+        """Run a statement of a reading() block, a plain SELECT on a replica that has come so far, if there is one.
 
         Raises ReadOnlyBlock for a statement that writes, whether its text or the server tells so.
         """
@@ -65,15 +67,15 @@ class Observed(Contextual):
             return self.execute_here(sql, params)
         answer = None
         if self.replicas is not None:
-            answer = self.replicas.read(sql, params, after=max(block.after, written_on(self)))
+            answer = self.replicas.read(sql, params, after=max(after, written_on(self)))
         try:
             return self.execute_here(self.only_reads + sql, params) if answer is None else answer
         except ReadOnlyServer:
             raise ReadOnlyBlock from None
 
-    def execute_here(self, sql: str, params: Any) -> Any:
-        """Run a statement on this database itself."""
-        raise NotImplementedError
+    def execute_verbatim(self, statement: str) -> Any:
+        """Run a statement that takes no parameters, and may have a % of its own."""
+        return self.execute_sql(statement.replace("%", "%%") if self.param == "%s" else statement)  # type: ignore[attr-defined]
 
     def refuse_to_write(self) -> None:
         """Raise ReadOnlyBlock in a reading() block."""

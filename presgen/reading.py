@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from .blocks import Blocks
 from .errors import ValidationError
 
 # Says of a statement whether it can change anything; values are parameters, so its text has none.
@@ -48,16 +48,6 @@ def kind_of(sql: str) -> Kind:
     return Kind.OTHER if _LOCKS_ROWS.search(sql) or _PRIMARYS_OWN.search(sql) else Kind.READ
 
 
-@dataclass(eq=False)
-class Reading:
-    """A block of reading(); `after` is a position in the primary's log that its reads have to have seen."""
-
-    database: Any
-    after: int
-    outer: Reading | None
-    is_over: bool = False
-
-
 class Writing:
     """A block of writing(): where its writes end in the primary's log, once they are committed."""
 
@@ -78,17 +68,15 @@ class Writing:
             _WRITTEN.set(WeakKeyDictionary({**_WRITTEN.get(), database: position}))
 
 
-_INNERMOST: Final[ContextVar[Reading | None]] = ContextVar("presgen's innermost reading block", default=None)
+_BLOCKS: Final = Blocks[int]("presgen's innermost reading block")
+"""Each holds a position in the primary's log that its reads have to have seen."""
 _NOTHING: Final[WeakKeyDictionary[Any, int]] = WeakKeyDictionary()
 _WRITTEN: Final[ContextVar[WeakKeyDictionary[Any, int]]] = ContextVar("presgen's own writes", default=_NOTHING)
 
 
-def reading_on(database: Any) -> Reading | None:
-    """The block of reading() that this context is in on a database, None outside of every one."""
-    block = _INNERMOST.get()
-    while block is not None and (block.is_over or block.database is not database):
-        block = block.outer
-    return block
+def reading_on(database: Any) -> int | None:
+    """What the reads of this context's reading() block have to have seen; None outside of every such block."""
+    return _BLOCKS.value_on(database)
 
 
 def written_on(database: Any) -> int:
@@ -99,16 +87,8 @@ def written_on(database: Any) -> int:
 @contextmanager
 def reading(database: Any, after: str | None) -> Iterator[None]:
     """Let the context's plain SELECTs go to a replica, and refuse writes."""
-    around = reading_on(database)
-    position = max(position_of(after), 0 if around is None else around.after)
-    block = Reading(database, position, _INNERMOST.get())
-    _INNERMOST.set(block)
-    try:
+    with _BLOCKS.holding(database, max(position_of(after), reading_on(database) or 0)):
         yield
-    finally:
-        block.is_over = True
-        if _INNERMOST.get() is block:
-            _INNERMOST.set(block.outer)
 
 
 @contextmanager

@@ -140,7 +140,7 @@ def create(database: Any, statements: Sequence[str]) -> None:
             )
         database.execute_sql("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
         for statement in statements:
-            database.execute_sql(statement.replace("%", "%%"))
+            database.execute_verbatim(statement)
 
 
 def _require_harmless(database: Any, roles: Roles) -> None:

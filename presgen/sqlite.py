@@ -149,8 +149,8 @@ class SqliteFile(Observed, pw.SqliteDatabase):
         return connection
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
-        block = reading_on(self)
-        return self.execute_here(sql, params) if block is None else self.read(block, sql, params)
+        after = reading_on(self)
+        return self.execute_here(sql, params) if after is None else self.read(sql, params, after=after)
 
     def execute_here(self, sql: str, params: Any) -> Any:
         try:

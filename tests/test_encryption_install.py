@@ -250,7 +250,7 @@ def test_other_keys_of_the_same_ids_are_refused(db: DatabaseManager, url: str) -
             with pytest.raises(ConfigurationError, match="the key i1 is not the one of that id by which the database"):
                 use()
     config = DatabaseConfig(url, encryption_keys=others[0], index_keys=right[1])
-    with DatabaseManager(config) as manager, pytest.raises(DecryptionError, match="with the key k1 in 1 row "):
+    with DatabaseManager(config) as manager, pytest.raises(DecryptionError, match="with the key k1 in the row 1: "):
         manager.install("encryption")
     config = DatabaseConfig(url, encryption_keys=right[0], index_keys=right[0])
     with (

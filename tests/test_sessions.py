@@ -14,8 +14,9 @@ import peewee as pw
 import pytest
 
 from presgen import DatabaseConfig, DatabaseManager, User
+from presgen.acting import NOBODY, acting_on
 from presgen.context import contained, session_of
-from presgen.errors import NoActiveTransaction
+from presgen.errors import NoActiveTransaction, ReadOnlyBlock
 from presgen.ext.executor import SessionExecutor
 
 
@@ -217,6 +218,25 @@ def test_what_somebody_elses_code_leaves_open_is_given_back(pool: DatabaseManage
             User.create(name="maybe")
         assert in_use(pool) == 0
     assert names() == ["maybe"]  # of the connection without a transaction
+
+
+def test_a_block_that_somebody_elses_code_leaves_open_ends_with_it(pool: DatabaseManager) -> None:
+    left = (pool.reading(), pool.acting_as(7))
+    with contained(pool.database):
+        for block in left:
+            block.__enter__()
+        with pytest.raises(ReadOnlyBlock):
+            User.create(name="Eve")
+    User.create(name="Ada")
+    assert acting_on(pool.database) is NOBODY
+
+
+def test_a_block_is_about_the_time_at_which_it_begins(pool: DatabaseManager) -> None:
+    reading, acting = pool.reading(), pool.acting_as(actor="copier")
+    with pool.acting_as(7), acting:
+        assert acting_on(pool.database).user_id == 7
+    with reading, pytest.raises(ReadOnlyBlock):
+        User.create(name="Eve")
 
 
 def test_what_somebody_elses_code_ends_takes_no_session_around_it_along(pool: DatabaseManager) -> None:

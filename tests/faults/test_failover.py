@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 import pytest
 from fixtures.fault_table import NAME, Fault
+from fixtures.replicas import cluster_of
 from fixtures.waiting import wait_until
 
 from presgen import DatabaseConfig, DatabaseManager, DatabaseUnavailable, User
@@ -20,18 +19,8 @@ from presgen.embedded import EmbeddedServer
 def pair() -> Iterator[tuple[EmbeddedServer, EmbeddedServer]]:
     """A primary with presgen's schema, and a standby that follows it."""
     with ExitStack() as stack:
-        folders = [Path(stack.enter_context(TemporaryDirectory(prefix="presgen-failover-"))) for _ in range(2)]
-        primary, standby = (EmbeddedServer(folder) for folder in folders)
-        stack.enter_context(primary)
-        with DatabaseManager(primary.url) as manager:
-            manager.migrate()
-        standby._prepare_folder()
-        primary._run(
-            "pg_basebackup", "-h", primary.socket_folder, "-p", 5432, "-U", "postgres",
-            "-D", standby.data, "--write-recovery-conf", "--checkpoint=fast",
-        )  # fmt: skip
-        stack.enter_context(standby)
-        yield primary, standby
+        cluster = cluster_of(stack, version=18, standbys=1)
+        yield cluster.primary, cluster.standbys[0]
 
 
 def url_of(*servers: EmbeddedServer) -> str:

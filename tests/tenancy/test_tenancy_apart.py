@@ -231,8 +231,11 @@ def test_each_user_sees_what_a_model_says(shared_app: DatabaseManager) -> None:
 def test_a_setting_of_somebodys_own_goes_with_its_connection(tenancy: Tenancy, ada: int) -> None:
     with tenancy.open("app", pool_size=1, max_overflow=0) as app:
         for statement in (f"SET presgen.user_id = '{ada}'", f"SELECT set_config('presgen.user_id', '{ada}', false)"):
-            with app.acting_as(ada):
-                app.database.execute_sql(statement)
+            with app.acting_as(ada), app.session() as database:
+                database.execute_sql(statement)
+            assert User.select().count() == 0
+            with app.session() as database:
+                database.cursor().execute(statement.encode())
             assert User.select().count() == 0
             assert User.update(name="leaked").execute() == 0
 

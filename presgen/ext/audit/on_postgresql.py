@@ -228,27 +228,25 @@ def create(database: Any, tables: Mapping[str, Sequence[str]]) -> None:
     for statement in (*_TABLE, *_FUNCTIONS):
         database.execute_sql(filled(statement, {**_WORDS, "schema": schema}))
     for (revoke,) in database.execute_sql(_GIVEN_AWAY).fetchall():
-        _alter(database, revoke)
+        database.execute_verbatim(revoke)
     database.execute_sql(_REVOKE_ACTION)
     for table in {table for table, _, _ in _triggered(database)} - tables.keys():
-        _alter(database, f"DROP TRIGGER IF EXISTS presgen_audit ON {quoted(table)}")
-        _alter(database, f"DROP TRIGGER IF EXISTS presgen_audit_truncate ON {quoted(table)}")
+        database.execute_verbatim(f"DROP TRIGGER IF EXISTS presgen_audit ON {quoted(table)}")
+        database.execute_verbatim(f"DROP TRIGGER IF EXISTS presgen_audit_truncate ON {quoted(table)}")
     for table, excluded in tables.items():
         arguments = ", ".join(literal(column) for column in excluded)
         for name, when in (
             ("presgen_audit", f"AFTER INSERT OR UPDATE OR DELETE ON {quoted(table)} FOR EACH ROW"),
             ("presgen_audit_truncate", f"AFTER TRUNCATE ON {quoted(table)} FOR EACH STATEMENT"),
         ):
-            _alter(database, f"CREATE OR REPLACE TRIGGER {name} {when} EXECUTE FUNCTION presgen_audit({arguments})")
-            _alter(database, f"ALTER TABLE {quoted(table)} ENABLE TRIGGER {name}")  # somebody may have switched it off
+            database.execute_verbatim(
+                f"CREATE OR REPLACE TRIGGER {name} {when} EXECUTE FUNCTION presgen_audit({arguments})"
+            )
+            # Somebody may have switched it off.
+            database.execute_verbatim(f"ALTER TABLE {quoted(table)} ENABLE TRIGGER {name}")
     database.execute_sql("ALTER TABLE audit_log ENABLE TRIGGER presgen_audit_guard")
     database.execute_sql(DROP_CHOICE)
-    _alter(database, choice_of(tables))
-
-
-def _alter(database: Any, statement: str) -> None:
-    """Run a statement in which names may have a % of their own."""
-    database.execute_sql(statement.replace("%", "%%"))
+    database.execute_verbatim(choice_of(tables))
 
 
 def drop(database: Any) -> None:

@@ -117,4 +117,4 @@ def _change(database: Any, change: Callable[[str], str], index_key_id: str | Non
             database.execute_sql(statement)
         store()
         for statement in rules_for(database, index_key_id):
-            database.execute_sql(statement)
+            database.execute_verbatim(statement)

@@ -25,8 +25,9 @@ def rotate(
     """Seal with the current key what is sealed with another one; gives the number of rows that it has written.
 
     `fields` are EncryptedText fields, or User.email, which it is by default. Values of an EncryptedText that are there
-    in clear are sealed as well. Batches are transactions of their own that write a value only if nobody else has in the
-    meantime; so this can be broken off and run again, and be run by several at once. `updated_at` stays.
+    in clear are sealed as well; then an audit log forgets them, at the end once more what was recorded meanwhile, for
+    which the role has to own it. Batches are transactions of their own that write a value only if nobody else has in
+    the meantime; so this can be broken off and run again, and be run by several at once. `updated_at` stays.
     `progress(done, total)` is called for each batch. Raises ConfigurationError for a field that is not encrypted, or a
     key that is missing; DecryptionError with the rows that cannot be opened, when all others are written.
     """
@@ -41,10 +42,12 @@ def _rotate_field(manager: DatabaseManager, field: Any, batch: int, progress: Pr
     column, seal = StoredColumn(manager.database, field), field.seal(to_find=True)
     total, done, written = column.count(unlike=seal.pattern), 0, 0
     damage: list[DecryptionError] = []
-    had_clear_values = False
+    saw_clear_values = False
     for rows in column.batches(batch, unlike=seal.pattern):
         changes = []
-        had_clear_values |= not all(is_sealed(was) for _, was in rows)
+        if not saw_clear_values and not all(is_sealed(was) for _, was in rows):
+            saw_clear_values = True
+            _forget_clear_values(manager, seal.place)  # which is refused before anything is written, or not at all
         for row_id, was in rows:
             try:
                 changes.append(Change(row_id, was, seal.envelope(opened(seal, row_id, was))))
@@ -54,10 +57,12 @@ def _rotate_field(manager: DatabaseManager, field: Any, batch: int, progress: Pr
         done += len(rows)
         if progress is not None:
             progress(done, max(done, total))
-    if had_clear_values:
+    if saw_clear_values:
         _forget_clear_values(manager, seal.place)
     if damage:
-        raise DecryptionError(str(seal.place), row_ids=[row_id for error in damage for row_id in error.row_ids])
+        (key_id, *others) = {error.key_id for error in damage}
+        row_ids = [row_id for error in damage for row_id in error.row_ids]
+        raise DecryptionError(str(seal.place), key_id=None if others else key_id, row_ids=row_ids)
     return written
 
 

@@ -148,7 +148,7 @@ def is_installed(database: Any) -> bool:
 def _drop_policies(database: Any) -> None:
     """Drop the policies and the function, also those that an older version has made; of this schema's tables alone."""
     for policy, table in database.execute_sql(_OUR_POLICIES, (list(TABLES), r"presgen\_%")).fetchall():
-        database.execute_sql(f"DROP POLICY {policy} ON {table}".replace("%", "%%"))
+        database.execute_verbatim(f"DROP POLICY {policy} ON {table}")
     database.execute_sql(f"DROP FUNCTION IF EXISTS {FIND_USER}(text)")
 
 
