@@ -46,6 +46,10 @@ class MigrationError(PresgenError):
     """The schema cannot be brought to the wanted state."""
 
 
+class ArchiveError(PresgenError):
+    """A file of an archive is damaged, or is not what its database knows of it."""
+
+
 class ValidationError(PresgenError, ValueError):
     """A value breaks a rule of its field, or of the argument that it is given as.
 

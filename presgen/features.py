@@ -14,7 +14,7 @@ from .errors import ConfigurationError, MigrationError, StatementInvalid
 from .migrator import LOCK_KEY, Migrator
 from .validation import shown
 
-FEATURES: Final = ("notify", "audit", "tenancy", "encryption")
+FEATURES: Final = ("notify", "audit", "tenancy", "encryption", "archive")
 """The modules of `presgen.ext` that are features; listing them needs none of their libraries."""
 
 # CREATE TRIGGER waits for the writers at work, and while it waits all others wait behind it.

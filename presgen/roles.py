@@ -22,6 +22,8 @@ _LOCK_TIMEOUT: Final = "2s"
 _WRITTEN: Final = tuple(model._meta.table_name for model in (User, VoiceClone, PresentationJob))
 _READ: Final = (JobEvent._meta.table_name, HISTORY_TABLE)
 _OF_FEATURES: Final = ("audit_log", "audit_tables")
+# What the worker role writes when it moves jobs into files.
+_ARCHIVES: Final = "presgen_archives"
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,13 @@ WHERE pronamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass(
   AND proname LIKE 'presgen\_%%' AND proname <> 'presgen_find_user' AND pg_get_userbyid(proowner) <> %s
 ORDER BY oid
 """
+_SEES_ALL: Final = """
+SELECT current_user::text, coalesce(NOT row_security_active(to_regclass(%(table)s)), true) OR EXISTS (
+    SELECT 1
+    FROM pg_policy, unnest(polroles) AS role
+    WHERE polrelid = to_regclass(%(table)s) AND polpermissive AND polcmd IN ('*', 'r')
+        AND pg_get_expr(polqual, polrelid) = 'true' AND (role = 0 OR pg_has_role(role, 'USAGE')))
+"""
 _UNBOUND: Final = """
 SELECT rolname::text
 FROM pg_roles
@@ -95,6 +104,15 @@ FROM pg_roles AS role JOIN pg_class ON pg_class.oid = to_regclass('users')
     LEFT JOIN pg_roles AS owner ON owner.rolname = %(owner)s
 WHERE role.rolname IN (%(owner)s, %(app)s, %(worker)s)
 """
+
+
+def require_all_rows(database: Any, table: str) -> None:
+    """Raise ConfigurationError for a login that policies let see some rows only of a table, named as in SQL."""
+    if is_sqlite(database):
+        return
+    user, sees_all = database.execute_sql(_SEES_ALL, {"table": table}).fetchone()
+    if not sees_all:
+        raise ConfigurationError(f"{user} does not see all rows of {table}: use a login of the worker role")
 
 
 def plan(database: Any, roles: Roles) -> list[str]:
@@ -194,6 +212,8 @@ def _rights_on_tables(database: Any, roles: Roles, owner: str, app: str, worker:
     yield f"GRANT SELECT ON {_listed(read)} TO {app}, {worker}"
     if others:
         yield f"GRANT SELECT ON {_listed(others)} TO {worker}"
+    if any(table.name == _ARCHIVES for table in others):
+        yield f"GRANT INSERT, UPDATE ON {_ARCHIVES} TO {worker}"
     used = ", ".join(table.sequence for table in written if table.sequence)
     dumped = ", ".join(table.sequence for table in tables if table.sequence)
     yield f"GRANT USAGE ON SEQUENCE {used} TO {app}, {worker}"

@@ -12,6 +12,7 @@ import click
 
 from .. import __version__
 from ..errors import MissingExtra
+from .archive import archive_group
 from .audit import audit_group
 from .dead import dead_group
 from .encryption import encryption_group
@@ -101,6 +102,7 @@ for _command in (
     tenancy_group,
     encryption_group,
     replica_group,
+    archive_group,
 ):
     cli.add_command(_command)
 

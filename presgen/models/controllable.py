@@ -43,6 +43,21 @@ class Controllable:
         retryable = cls.status.in_((JobStatus.FAILED, JobStatus.CANCELLED)) & cls.deleted_at.is_null()
         self._write_where(retryable, row, "retried", unless=JobStatus.PENDING)
 
+    def soft_delete(self: Any) -> None:
+        """Hide a finished job: `alive()`, lists and counts leave it out. Again is no error.
+
+        Raises InvalidTransition for a job that is not finished; cancel it first.
+        """
+        cls = type(self)
+        is_finished = cls.status.not_in(UNFINISHED)
+        row = {cls.deleted_at: pw.fn.COALESCE(cls.deleted_at, cls.server_time())}
+        self._write_where(is_finished, row, "soft-deleted", unless=None)
+
+    def undelete(self: Any) -> None:
+        """Show a soft-deleted job again; one that was not deleted is no error."""
+        cls = type(self)
+        self._write_where(cls.id == self.id, {cls.deleted_at: None}, "undeleted", unless=None)
+
     def history(self: Any) -> list[Any]:
         """The job's changes of status as JobEvents, oldest first."""
         event = type(self).events.rel_model
@@ -112,7 +127,7 @@ class Controllable:
         fields = [field for field in type(self)._meta.sorted_fields if field.name not in unsaved]
         self.take_over({field: now.__data__[field.name] for field in fields})
 
-    def _write_where(self: Any, condition: Any, row: dict[Any, Any], verb: str, *, unless: JobStatus) -> None:
+    def _write_where(self: Any, condition: Any, row: dict[Any, Any], verb: str, *, unless: JobStatus | None) -> None:
         """Write where the condition holds, and show the whole row on the instance.
 
         Raises InvalidTransition where it does not hold, except for a job that is in the status `unless` already.
@@ -127,5 +142,5 @@ class Controllable:
             state = now.status if now.deleted_at is None else f"{now.status} and deleted"
             raise InvalidTransition(f"job {self.id} is {state}; it cannot be {verb}")
         self._show(now, written=row)
-        if written is not None and now.status is unless:
+        if written is not None and unless is not None and now.status is unless:
             log_after_commit(self._meta.database, self.id, before, now.status)

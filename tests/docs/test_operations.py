@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from fixtures.guides import run_guide
 
 
-def test_the_blocks_about_replicas_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_blocks_about_what_runs_beside_the_jobs_work(monkeypatch: pytest.MonkeyPatch) -> None:
     with TemporaryDirectory(prefix="presgen-guide-") as folder:
         Path(folder).chmod(0o755)
         monkeypatch.setenv("DATABASE_URL", "embedded:///primary")
         monkeypatch.setenv("DATABASE_REPLICA_URLS", "")
         monkeypatch.chdir(folder)
-        run_guide("operations.md", section="Replicas")
+        scope: dict[str, Any] = {}
+        for section in ("Replicas", "Archive"):
+            scope = run_guide("operations.md", section=section, scope=scope)

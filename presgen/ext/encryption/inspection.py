@@ -12,7 +12,8 @@ from ...encrypted import Sealable
 from ...errors import ConfigurationError, DecryptionError
 from ...manager import DatabaseManager
 from ...models import User
-from ...sealing import Place, Seal, envelope_pattern, is_sealed
+from ...roles import require_all_rows
+from ...sealing import Seal, envelope_pattern, is_sealed
 from .conversion import BATCH, Progress
 from .stored import StoredColumn, in_row
 
@@ -21,13 +22,6 @@ _KEY_ID: Final = {
     # What is between the second colon behind the prefix, where the digest ends, and the next one.
     True: "substr({column}, {start}, instr(substr({column}, {start}), ':') - 1)",
 }
-_SEES_ALL: Final = """
-SELECT current_user::text, coalesce(NOT row_security_active(to_regclass(%(table)s)), true) OR EXISTS (
-    SELECT 1
-    FROM pg_policy, unnest(polroles) AS role
-    WHERE polrelid = to_regclass(%(table)s) AND polpermissive AND polcmd IN ('*', 'r')
-        AND pg_get_expr(polqual, polrelid) = 'true' AND (role = 0 OR pg_has_role(role, 'USAGE')))
-"""
 _COUNT: Final = "SELECT {key_id}, count(*) FROM {table} WHERE {column} LIKE {param} GROUP BY 1"
 
 
@@ -93,14 +87,5 @@ def sealed_fields(manager: DatabaseManager, fields: Iterable[Any] | None) -> lis
             )
         if field.model._meta.database is not manager.database:
             raise ConfigurationError(f"{field.place} is bound to another database than this manager's")
-        _require_all_rows(manager.database, field.place)
+        require_all_rows(manager.database, field.place.quoted_table)  # or a key would seem to be unused
     return chosen
-
-
-def _require_all_rows(database: Any, place: Place) -> None:
-    """Raise ConfigurationError for a login that policies let see some rows only: a key would seem to be unused."""
-    if is_sqlite(database):
-        return
-    user, sees_all = database.execute_sql(_SEES_ALL, {"table": place.quoted_table}).fetchone()
-    if not sees_all:
-        raise ConfigurationError(f"{user} does not see all rows of {place.table}: use a login of the worker role")

@@ -1,0 +1,96 @@
+"""The table presgen_archives: which archives a database has written, and which of them it has taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final
+
+import peewee as pw
+
+from ...clock import is_sqlite
+from ...context import session
+from ...errors import ArchiveError, ConfigurationError
+from .manifest import Manifest
+
+TABLE: Final = "presgen_archives"
+
+_CREATE: Final = """
+CREATE TABLE IF NOT EXISTS presgen_archives (
+    name VARCHAR(64) NOT NULL PRIMARY KEY,
+    sha256 VARCHAR(64) NOT NULL,
+    jobs INTEGER NOT NULL,
+    archived_at {moment} NOT NULL DEFAULT {now},
+    removed_at {moment}
+)
+"""
+_WORDS: Final = {
+    False: {"moment": "TIMESTAMPTZ", "now": "now()"},
+    True: {"moment": "TIMESTAMPTZ", "now": "(strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'))"},
+}
+_COLUMNS: Final = ("name", "sha256", "jobs", "archived_at", "removed_at")
+# One archiver at a time: between the writing of a file and its COMMIT nobody else may take it for a leftover.
+_LOCK_KEY: Final = int.from_bytes(b"archive\0", "big")
+
+
+def install(database: Any) -> None:
+    """Create the record of archives."""
+    database.execute_sql(_CREATE.format(**_WORDS[is_sqlite(database)]))
+
+
+def uninstall(database: Any) -> None:
+    """Drop the record of archives; their files stay, and this database does not know them any more."""
+    database.execute_sql(f"DROP TABLE IF EXISTS {TABLE}")
+
+
+def is_installed(database: Any) -> bool:
+    """Whether the database has the record."""
+    return bool(database.table_exists(TABLE))
+
+
+def require_installed(database: Any) -> None:
+    """Raise ConfigurationError where there is no record."""
+    with session(database):
+        if not is_installed(database):
+            raise ConfigurationError("the database keeps no record of archives; run: presgen install archive")
+
+
+def lock(database: Any) -> None:
+    """Keep other archivers out until the transaction ends; on SQLite, BEGIN IMMEDIATE did so."""
+    if not is_sqlite(database):
+        database.execute_sql("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+
+
+def record(database: Any, manifest: Manifest) -> None:
+    """Let the database know an archive, from the moment at which the transaction commits."""
+    row = {"name": manifest.name, "sha256": manifest.sha256, "jobs": manifest.jobs}
+    _archives(database).insert(row).execute()
+
+
+def record_removal(database: Any, manifest: Manifest, now: Any) -> None:
+    """Let the database know that the archive's jobs are elsewhere, from the moment at which the transaction commits."""
+    archives = _archives(database)
+    archives.update({archives.removed_at: now}).where(archives.name == manifest.name).execute()
+
+
+def known(database: Any, names: Collection[str] | None = None) -> dict[str, tuple[str, bool]]:
+    """Of each archive, or of those with these names, its SHA-256 and whether it was removed."""
+    archives = _archives(database)
+    query = archives.select(archives.name, archives.sha256, archives.removed_at).order_by(archives.name)
+    if names is not None:
+        query = query.where(archives.name.in_(names))
+    return {name: (sha256, removed_at is not None) for name, sha256, removed_at in query.tuples()}
+
+
+def require_known(database: Any, manifest: Manifest, found: dict[str, tuple[str, bool]]) -> bool:
+    """Whether the archive was removed; raises ArchiveError for one that this database has not written."""
+    sha256, is_removed = found.get(manifest.name, ("", False))
+    if sha256 != manifest.sha256:
+        raise ArchiveError(
+            f"this database has not written {manifest.file}: it is another one's, or this one was restored from an "
+            "older backup and has its jobs again; use another folder, or move the file away"
+        )
+    return is_removed
+
+
+def _archives(database: Any) -> Any:
+    return pw.Table(TABLE, _COLUMNS).bind(database)

@@ -1,0 +1,58 @@
+"""Manifest: what a data file holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
+
+from ...errors import ArchiveError
+
+FORMAT: Final = 1
+"""Which lines a data file has: a JSON object a job, `{"job": {column: value}, "events": [{column: value}, …]}`."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a data file holds, as the JSON document beside it says.
+
+    Moments are text as the database writes it, in UTC. `schema` is the latest migration that the database had.
+    `replaces` is the archive whose jobs these were before some of them went back into the database.
+    """
+
+    name: str
+    file: str
+    sha256: str
+    bytes: int
+    jobs: int
+    events: int
+    first_job_id: int
+    last_job_id: int
+    first_finished_at: str
+    last_finished_at: str
+    schema: str
+    replaces: str | None = None
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """The document."""
+        return json.dumps(self.as_dict(), indent=2) + "\n"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its values by their names."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str) -> Manifest:
+        """Read the document of the file `source`; raises ArchiveError for one that is none, or of a later format."""
+        try:
+            found: dict[str, Any] = json.loads(text)
+            if found["format"] > FORMAT:
+                raise ArchiveError(f"{source} was written by a later presgen, in format {found['format']}")
+            return cls(**{field.name: found[field.name] for field in fields(cls)})
+        except (ValueError, TypeError, KeyError):
+            raise ArchiveError(f"{source} is no manifest of an archive, or is damaged") from None
+
+    def may_have(self, job_id: int) -> bool:
+        """Whether the job's id is in the file's range."""
+        return self.first_job_id <= job_id <= self.last_job_id

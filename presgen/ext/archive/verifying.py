@@ -1,0 +1,69 @@
+"""Reads archives whole, and compares them with what the database knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...errors import ArchiveError
+from ...manager import DatabaseManager
+from . import catalog, rows
+from .archiving import Progress
+from .folder import Folder
+from .manifest import Manifest
+
+
+def verify(
+    folder: Path | str, *, manager: DatabaseManager | None = None, progress: Progress | None = None
+) -> list[ArchiveError]:
+    """Read every archive of the folder; gives an error for each that is damaged, in their order.
+
+    With a `manager` also for archives of another database, for those whose jobs the database has as well, and for
+    those that it has written and that are in this folder no more. `progress(done, total)` counts archives.
+    """
+    source = Folder(folder)
+    archives = source.sealed()
+    found: list[ArchiveError] = []
+    for number, manifest in enumerate(archives, start=1):
+        found += _damage(source, manifest, manager)
+        if progress is not None:
+            progress(number, len(archives))
+    if manager is not None:
+        found += _missing(manager, archives)
+    return found
+
+
+def _damage(folder: Folder, manifest: Manifest, manager: DatabaseManager | None) -> Iterator[ArchiveError]:
+    try:
+        folder.require_intact(manifest)
+        lines = [rows.decoded(text, source=manifest.file) for text in folder.lines(manifest)]
+        job_ids = [line["job"]["id"] for line in lines]
+        events = sum(len(line["events"]) for line in lines)
+        if (min(job_ids), max(job_ids), events) != (manifest.first_job_id, manifest.last_job_id, manifest.events):
+            raise ArchiveError(f"{manifest.name}.json does not tell what {manifest.file} holds")
+        if manager is not None:
+            _require_here_alone(manager, manifest, job_ids)
+    except ArchiveError as error:
+        yield error
+
+
+def _require_here_alone(manager: DatabaseManager, manifest: Manifest, job_ids: list[int]) -> None:
+    database = manager.database
+    catalog.require_installed(database)
+    with manager.session():
+        catalog.require_known(database, manifest, catalog.known(database, [manifest.name]))
+        doubled = rows.existing(database, job_ids)
+    if doubled:
+        raise ArchiveError(
+            f"the database has {len(doubled)} jobs of {manifest.file} as well, the first is job {min(doubled)}"
+        )
+
+
+def _missing(manager: DatabaseManager, archives: list[Manifest]) -> Iterator[ArchiveError]:
+    catalog.require_installed(manager.database)
+    with manager.session() as database:
+        known = catalog.known(database)
+    there = {manifest.name for manifest in archives}
+    for name, (_, is_removed) in known.items():
+        if not is_removed and name not in there:
+            yield ArchiveError(f"{name} is not in this folder")
