@@ -14,7 +14,7 @@ from .errors import ConfigurationError, MigrationError, StatementInvalid
 from .migrator import LOCK_KEY, Migrator
 from .validation import shown
 
-FEATURES: Final = ("notify", "audit", "tenancy", "encryption", "archive")
+FEATURES: Final = ("notify", "audit", "tenancy", "encryption", "archive", "search")
 """The modules of `presgen.ext` that are features; listing them needs none of their libraries."""
 
 # CREATE TRIGGER waits for the writers at work, and while it waits all others wait behind it.
@@ -25,9 +25,10 @@ _INSUFFICIENT_PRIVILEGE: Final = "42501"
 class Feature(Protocol):
     """What a feature's module has. Each function runs in a transaction, and may run again and again.
 
-    It may also have `STORES`, the words for what is lost when it is uninstalled; `SECRETS`, (table, column) pairs that
-    are secret once it is installed; and `forget(database, table, column)`, which masks what the feature itself has
-    recorded of such a column, and does nothing where that is nothing.
+    It may also have `finish(database)`, for what PostgreSQL does outside a transaction only; `STORES`, the words for
+    what is lost when it is uninstalled; `SECRETS`, (table, column) pairs that are secret once it is installed; and
+    `forget(database, table, column)`, which masks what the feature itself has recorded of such a column, and does
+    nothing where that is nothing.
     """
 
     COST: str
@@ -67,6 +68,14 @@ def install_feature(database: Any, name: str, **options: Any) -> None:
         feature.install(database, **options)
         for table, column in getattr(feature, "SECRETS", ()):
             forget_column(database, table, column)
+
+
+def finish_feature(database: Any, name: str) -> None:
+    """Do what comes after the transaction of install_feature(), in which the caller may still be."""
+    finish = getattr(find_feature(name), "finish", None)
+    if finish is not None:
+        with session(database):
+            finish(database)
 
 
 def uninstall_feature(database: Any, name: str, **options: Any) -> None:

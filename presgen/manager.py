@@ -24,7 +24,7 @@ from .config import DatabaseConfig
 from .context import begin_lazily, session, until_closed
 from .database import PostgresPool
 from .errors import ConfigurationError, PresgenError, ValidationError
-from .features import Feature, find_feature, install_feature, installed_features, uninstall_feature
+from .features import Feature, find_feature, finish_feature, install_feature, installed_features, uninstall_feature
 from .health import Health, examine
 from .migrator import Migrator
 from .models import MODELS, PresentationJob, User
@@ -241,6 +241,7 @@ class DatabaseManager:
         does not exist, or not on this backend.
         """
         self.run_in_transaction(lambda: install_feature(self.database, feature, **options))
+        finish_feature(self.database, feature)
 
     def uninstall(self, feature: str, **options: Any) -> None:
         """Take a feature away, and what it has stored; raises ConfigurationError for one that does not exist."""

@@ -68,7 +68,7 @@ class Migrator:
         """Apply what is pending, up to `target`; gives the names. Raises MigrationError."""
         if target is not None and target not in self.known():
             raise MigrationError(f"there is no migration {shown(target)}; known are {', '.join(self.known())}")
-        with self._exclusive():
+        with self.exclusive():
             self._refuse_unknown()
             if target is not None and target in self.applied():
                 return []
@@ -83,7 +83,7 @@ class Migrator:
         Raises MigrationError, and ValidationError for a count that is none.
         """
         count = argument(at_least(1), count, "count")
-        with self._exclusive():
+        with self.exclusive():
             self._refuse_unknown()
             applied = self.applied()
             if count > len(applied):
@@ -111,7 +111,8 @@ class Migrator:
             )
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
+        """Hold a connection, and keep other migrators out; on SQLite and through PgBouncer in a transaction."""
         with session(self.database):
             if is_sqlite(self.database) or self._is_behind_pgbouncer:
                 with self.database.atomic():  # one transaction, from the first look to the last step

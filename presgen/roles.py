@@ -180,6 +180,19 @@ def schema_of(database: Any) -> str:
     return str(database.execute_sql(sql).fetchone()[0])
 
 
+def give_function(database: Any, function: str, role: str) -> None:
+    """Let the role own a function, whose name and types are as in SQL; this login has to be a member of it."""
+    schema, (owner,) = schema_of(database), quoted(database, role)
+    # Whoever owns a function has to be able to make one.
+    sql = "SELECT has_schema_privilege(%s, %s, 'CREATE')"
+    (may_create,) = database.execute_sql(sql, (role, schema)).fetchone()
+    if not may_create:
+        database.execute_sql(f"GRANT CREATE ON SCHEMA {schema} TO {owner}")
+    database.execute_sql(f"ALTER FUNCTION {function} OWNER TO {owner}")
+    if not may_create:
+        database.execute_sql(f"REVOKE CREATE ON SCHEMA {schema} FROM {owner}")
+
+
 def _roles(database: Any, roles: Roles, schema: str) -> Iterator[str]:
     owner, app, worker = quoted(database, roles.owner, roles.app, roles.worker)
     values = {"owner": roles.owner, "app": roles.app, "worker": roles.worker}

@@ -23,6 +23,7 @@ from .observe import health_command, metrics_command
 from .replica import replica_group
 from .roles import roles_group
 from .schema import migrate_command, rollback_command, status_command
+from .search import search_command
 from .tenancy import tenancy_group
 from .watch import watch_command
 
@@ -103,6 +104,7 @@ for _command in (
     encryption_group,
     replica_group,
     archive_group,
+    search_command,
 ):
     cli.add_command(_command)
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from ...clock import is_sqlite
 from ...errors import ConfigurationError
-from ...roles import Roles, quoted, schema_of
+from ...roles import Roles, give_function, quoted, schema_of
 
 COST: Final = "another index on the jobs; enqueue_many() inserts rows, which takes longer than COPY"
 
@@ -76,8 +76,7 @@ SELECT
 """
 _MAY_INSTALL: Final = """
 SELECT current_user::text, pg_get_userbyid(relowner)::text, pg_has_role(relowner, 'USAGE'),
-    pg_has_role(%s, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END),
-    has_schema_privilege(%s, relnamespace, 'CREATE')
+    pg_has_role(%s, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)
 FROM pg_class
 WHERE oid = to_regclass('users')
 """
@@ -110,7 +109,7 @@ def install(database: Any, *, app: str | None = None, worker: str | None = None)
     if app == worker:
         raise ConfigurationError(f"app and worker must be two roles, not {app} twice")
     _require_roles(database, app, worker)
-    worker_may_create = _require_rights(database, worker)
+    _require_rights(database, worker)
     _drop_policies(database)
     its_app, its_worker = quoted(database, app, worker)
     for table in TABLES:
@@ -121,7 +120,7 @@ def install(database: Any, *, app: str | None = None, worker: str | None = None)
         database.execute_sql(
             f"CREATE POLICY {policy.name} ON {policy.table} FOR {policy.command} {check} ({policy.condition})"
         )
-    _make_find_user(database, its_app, its_worker, may_create=worker_may_create)
+    _make_find_user(database, its_app, worker)
     database.execute_sql(_INDEX)
 
 
@@ -160,29 +159,20 @@ def _require_roles(database: Any, app: str, worker: str) -> None:
             raise ConfigurationError(f"tenancy needs the role {name}; run: presgen roles create")
 
 
-def _require_rights(database: Any, worker: str) -> bool:
-    """Whether the worker role may create in the schema."""
-    me, owner, is_owner, may_become_worker, worker_may_create = database.execute_sql(
-        _MAY_INSTALL, (worker, worker)
-    ).fetchone()
+def _require_rights(database: Any, worker: str) -> None:
+    me, owner, is_owner, may_become_worker = database.execute_sql(_MAY_INSTALL, (worker,)).fetchone()
     if not is_owner:
         raise ConfigurationError(f"role {me} does not own presgen's tables: install tenancy as a member of {owner}")
     if not may_become_worker:
         raise ConfigurationError(
             f"role {me} cannot hand a function to {worker}: GRANT {worker} TO {me} for as long as it installs tenancy"
         )
-    return bool(worker_may_create)
 
 
-def _make_find_user(database: Any, app: str, worker: str, *, may_create: bool) -> None:
+def _make_find_user(database: Any, app: str, worker: str) -> None:
     schema = schema_of(database)
     function = f"{schema}.{FIND_USER}(text)"
     database.execute_sql(_FIND_USER.format(schema=schema))
     database.execute_sql(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
     database.execute_sql(f"GRANT EXECUTE ON FUNCTION {function} TO {app}")
-    # Its owner has to be somebody who sees all users, and whoever owns a function has to be able to make one.
-    if not may_create:
-        database.execute_sql(f"GRANT CREATE ON SCHEMA {schema} TO {worker}")
-    database.execute_sql(f"ALTER FUNCTION {function} OWNER TO {worker}")
-    if not may_create:
-        database.execute_sql(f"REVOKE CREATE ON SCHEMA {schema} FROM {worker}")
+    give_function(database, function, worker)  # who sees all users

@@ -1,0 +1,296 @@
+"""Search on PostgreSQL: an expression's GIN index for each table, and functions that find rows by it.
+
+A row's vector has, beside its words, the owner's id as a word that nobody can type, so that one index finds the words
+within an owner's rows. Row-level security keeps a query from that index (the operator @@ is not leakproof), so whoever
+sees their own rows only is answered by a function of a role that sees all, which looks at nobody else's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from ...errors import ConfigurationError
+from ...migrator import Migrator
+from ...roles import give_function, quoted, schema_of
+from .query import Query
+from .subjects import SEALED, SUBJECTS, Subject
+from .words import separators_for_postgresql
+
+_WORDS: Final = """
+CREATE OR REPLACE FUNCTION {schema}.presgen_words(value text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT lower(regexp_replace(value, '{separators}', ' ', 'g') COLLATE {collation})
+$$
+"""
+# Folded by the same rules as what it is compared with; operators have no letters.
+_QUERY: Final = """
+CREATE OR REPLACE FUNCTION {schema}.presgen_query(typed text) RETURNS tsquery
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT lower(typed COLLATE {collation})::tsquery
+$$
+"""
+# In plpgsql, since a function of SQL would be inlined and its cost forgotten: the planner would rather make the vectors
+# of many rows, in the order that is wanted, than look into the index.
+_VECTOR: Final = """
+CREATE OR REPLACE FUNCTION {schema}.presgen_vector_{table}(owner bigint, {parameters}) RETURNS tsvector
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE COST 2000 AS $$
+BEGIN
+    RETURN array_to_tsvector(ARRAY['@' || owner]) || {weighed};
+END $$
+"""
+_WEIGHED: Final = """setweight(to_tsvector('pg_catalog.simple', {schema}.presgen_words({value})), '{weight}')"""
+_READABLE: Final = "coalesce(CASE WHEN left({column}, {length}) <> '{sealed}' THEN {column} END, '')"
+
+# The newest rows that have the words, `page` of them. The planner's guesses at the beginnings of words can be wrong by
+# far, so a few rows are looked at. Where many of them have the words, the rows are read from the newest on, which costs
+# page / share times as much as making a vector; else by the index, which costs share * rows times as much as reading a
+# row, and that is a twentieth of it.
+_NEWEST: Final = """
+CREATE OR REPLACE FUNCTION {schema}.presgen_newest_{table}(words tsquery, before_id bigint, page int)
+RETURNS SETOF bigint LANGUAGE plpgsql STABLE
+SET search_path = {schema}, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    sample CONSTANT int := 40;
+    share float8;
+    ids bigint[];
+BEGIN
+    SELECT count(*)::float8 / sample INTO share
+    FROM (
+        SELECT {vector} AS vector
+        FROM {table} AS t
+        WHERE {is_alive} AND (before_id IS NULL OR t.id < before_id)
+        ORDER BY t.id DESC
+        LIMIT sample
+    ) AS newest
+    WHERE newest.vector @@ words;
+    IF share * share * (SELECT reltuples FROM pg_class WHERE oid = '{table}'::regclass) > 20.0 * page THEN
+        ids := ARRAY(
+            SELECT newest.id
+            FROM (
+                SELECT t.id, {vector} AS vector
+                FROM {table} AS t
+                WHERE {is_alive} AND (before_id IS NULL OR t.id < before_id)
+                ORDER BY t.id DESC
+                LIMIT (4 * page / share)::bigint
+            ) AS newest
+            WHERE newest.vector @@ words
+            ORDER BY newest.id DESC
+            LIMIT page
+        );
+    END IF;
+    IF cardinality(ids) = page THEN
+        RETURN QUERY SELECT unnest(ids);
+    ELSE
+        RETURN QUERY
+        SELECT t.id
+        FROM {table} AS t
+        WHERE {vector} @@ words AND {is_alive} AND (before_id IS NULL OR t.id < before_id)
+        ORDER BY t.id + 0 DESC -- an order that no index has
+        LIMIT page;
+    END IF;
+END $$
+"""
+# A page of ids, ranked by the words of `ranking`, or the newest first; `before_id` is the last one of the page before.
+_FIND: Final = """
+CREATE OR REPLACE FUNCTION {schema}.presgen_find_{table}(
+    words tsquery, ranking tsquery, owner bigint, before_rank float8, before_id bigint, page int
+) RETURNS TABLE (id bigint, rank float8)
+LANGUAGE plpgsql STABLE SET search_path = {schema}, pg_temp AS $$
+DECLARE
+    wanted CONSTANT tsquery := CASE WHEN owner IS NULL THEN words ELSE words && format('''@%%s''', owner)::tsquery END;
+BEGIN
+    IF ranking IS NULL THEN
+        RETURN QUERY SELECT newest, NULL::float8 FROM presgen_newest_{table}(wanted, before_id, page) AS newest;
+    ELSE
+        RETURN QUERY
+        SELECT found.id, found.rank
+        FROM (
+            SELECT t.id, ts_rank({vector}, ranking)::float8 AS rank
+            FROM {table} AS t
+            WHERE t.id = ANY (ARRAY(SELECT presgen_newest_{table}(wanted, NULL, {ranked_max})))
+        ) AS found
+        WHERE before_id IS NULL OR (found.rank, found.id) < (before_rank, before_id)
+        ORDER BY found.rank DESC, found.id DESC
+        LIMIT page;
+    END IF;
+END $$
+"""
+# A rank takes some 30 microseconds, and a word may be in every row: only so many rows are ranked, the newest.
+RANKED_MAX: Final = 1_000
+_FIND_OWN: Final = """
+CREATE OR REPLACE FUNCTION {schema}.presgen_find_own_{table}(
+    words tsquery, ranking tsquery, before_rank float8, before_id bigint, page int
+) RETURNS TABLE (id bigint, rank float8)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+    SELECT found.*
+    FROM (SELECT nullif(current_setting('presgen.user_id', true), '')::bigint AS id) AS me,
+        presgen_find_{table}(words, ranking, me.id, before_rank, before_id, page) AS found
+    WHERE me.id IS NOT NULL
+$$
+"""
+_NEWEST_TYPES: Final = "tsquery, bigint, int"
+_FIND_TYPES: Final = "tsquery, tsquery, bigint, float8, bigint, int"
+_FIND_OWN_TYPES: Final = "tsquery, tsquery, float8, bigint, int"
+
+_CALL: Final = "SELECT id, rank FROM presgen_find_{table}(presgen_query(%s), presgen_query(%s), %s, %s, %s, %s)"
+_CALL_OWN: Final = "SELECT id, rank FROM presgen_find_own_{table}(presgen_query(%s), presgen_query(%s), %s, %s, %s)"
+# Whether policies let this login see some rows only, and there is a function that finds them by the index.
+_IS_ANSWERED_APART: Final = """
+SELECT row_security_active(to_regclass(%(table)s))
+    AND to_regprocedure('presgen_find_own_' || %(table)s || %(types)s) IS NOT NULL
+    AND NOT EXISTS (
+        SELECT 1 FROM pg_policy, unnest(polroles) AS role
+        WHERE polrelid = to_regclass(%(table)s) AND polpermissive AND pg_get_expr(polqual, polrelid) = 'true'
+            AND (role = 0 OR pg_has_role(role, 'USAGE')))
+"""
+
+_COLLATIONS: Final = """
+SELECT quote_ident(nspname) || '.' || quote_ident(collname)
+FROM pg_collation JOIN pg_namespace ON pg_namespace.oid = collnamespace
+WHERE collnamespace = 'pg_catalog'::regnamespace AND collencoding IN (-1, pg_char_to_encoding('UTF8'))
+    AND collname IN ('default', 'pg_c_utf8', 'C.utf8', 'C.UTF-8', 'en_US.utf8', 'en_US.UTF-8')
+ORDER BY collname = 'default' DESC, collname DESC
+"""
+# A sample of what a search has to find in any case.
+_FOLDS: Final = "SELECT lower('\u00c4\u0416\u03a3' COLLATE {collation}) = '\u00e4\u0436\u03c3'"
+_INDEX: Final = """
+CREATE INDEX {concurrently} IF NOT EXISTS {index} ON {schema}.{table}
+USING gin ({schema}.presgen_vector_{table}({owner}, {columns}))
+"""
+_IS_VALID: Final = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)"
+_PARTS: Final = """
+SELECT count(*)
+FROM pg_index
+WHERE indexrelid = ANY (ARRAY(SELECT to_regclass(name) FROM unnest(%s) AS name)) AND indisvalid
+"""
+# The role that tenancy admits to all rows, and the others that may look for a user by an address.
+_ROLES: Final = """
+SELECT rolname::text, ARRAY(
+    SELECT other.rolname::text
+    FROM pg_proc, aclexplode(proacl) AS granted JOIN pg_roles AS other ON other.oid = granted.grantee
+    WHERE pg_proc.oid = to_regprocedure('presgen_find_user(text)') AND granted.grantee <> proowner)
+FROM pg_policy JOIN pg_roles ON pg_roles.oid = ANY (polroles)
+WHERE polrelid = to_regclass(%s) AND polpermissive AND pg_get_expr(polqual, polrelid) = 'true'
+LIMIT 1
+"""
+
+
+def install(database: Any) -> None:
+    """Create the functions; the indexes come with finish()."""
+    schema, collation = schema_of(database), _collation(database)
+    words = {"schema": schema, "collation": collation, "separators": separators_for_postgresql()}
+    _execute(database, _WORDS, **words)
+    _execute(database, _QUERY, **words)
+    for subject in SUBJECTS:
+        parts = {
+            "schema": schema,
+            "table": subject.table,
+            "parameters": ", ".join(f"{column} text" for column in subject.columns),
+            "weighed": " || ".join(_weighed(subject, schema)),
+            "vector": _vector(subject, schema, "t."),
+            "is_alive": f"t.{subject.is_alive}",
+            "ranked_max": str(RANKED_MAX),
+        }
+        _execute(database, _VECTOR, **parts)
+        _execute(database, _NEWEST, **parts)
+        _execute(database, _FIND, **parts)
+        _make_find_own(database, subject, parts)
+
+
+def finish(database: Any) -> None:
+    """Build the indexes, outside a transaction without blocking writers; one that was broken off is built anew."""
+    schema = schema_of(database)
+    with Migrator(database).exclusive():
+        concurrently = "" if database.in_transaction() else "CONCURRENTLY"
+        for subject in SUBJECTS:
+            is_valid = database.execute_sql(_IS_VALID, (subject.index,)).fetchone()
+            if is_valid == (False,):
+                database.execute_sql(f"DROP INDEX {concurrently} {subject.index}")
+            columns = ", ".join(subject.columns)
+            words = {"schema": schema, "table": subject.table, "owner": subject.owner, "columns": columns}
+            _execute(database, _INDEX, index=subject.index, concurrently=concurrently, **words)
+            database.execute_sql(f"ANALYZE {subject.table}")  # for the planner knows nothing of an index's words before
+
+
+def uninstall(database: Any) -> None:
+    """Drop indexes and functions."""
+    for subject in SUBJECTS:
+        database.execute_sql(f"DROP INDEX IF EXISTS {subject.index}")
+        database.execute_sql(f"DROP FUNCTION IF EXISTS presgen_find_own_{subject.table}({_FIND_OWN_TYPES})")
+        database.execute_sql(f"DROP FUNCTION IF EXISTS presgen_find_{subject.table}({_FIND_TYPES})")
+        database.execute_sql(f"DROP FUNCTION IF EXISTS presgen_newest_{subject.table}({_NEWEST_TYPES})")
+        types = ", ".join(["bigint", *["text"] * len(subject.columns)])
+        database.execute_sql(f"DROP FUNCTION IF EXISTS presgen_vector_{subject.table}({types})")
+    for function in ("presgen_query", "presgen_words"):
+        database.execute_sql(f"DROP FUNCTION IF EXISTS {function}(text)")
+
+
+def is_installed(database: Any) -> bool:
+    """Whether every index is there and valid, and so what it rests on."""
+    names = [subject.index for subject in SUBJECTS]
+    return bool(database.execute_sql(_PARTS, (names,)).fetchone() == (len(SUBJECTS),))
+
+
+def found_ids(
+    database: Any,
+    subject: Subject,
+    query: Query,
+    *,
+    owner: int | None,
+    ranked: bool,
+    after: tuple[float | None, int] | None,
+    limit: int,
+) -> list[tuple[int, float | None]]:
+    """A page of ids, each with its rank, if they are ranked."""
+    words, ranking = query.for_postgresql(), query.ranking_for_postgresql() if ranked else None
+    page = (*(after or (None, None)), limit)
+    values: tuple[Any, ...]
+    apart = {"table": subject.table, "types": f"({_FIND_OWN_TYPES})"}
+    if database.execute_sql(_IS_ANSWERED_APART, apart).fetchone()[0]:
+        sql, values = _CALL_OWN, (words, ranking, *page)
+    else:
+        sql, values = _CALL, (words, ranking, owner, *page)
+    return database.execute_sql(sql.format(table=subject.table), values).fetchall()  # type: ignore[no-any-return]
+
+
+def forget(_database: Any, _table: str, _column: str) -> None:
+    """Nothing: the index follows the column, and what it had of it goes with VACUUM."""
+
+
+def _make_find_own(database: Any, subject: Subject, parts: dict[str, str]) -> None:
+    """Create, where there is tenancy, the function for whoever sees their own rows only."""
+    found = database.execute_sql(_ROLES, (subject.table,)).fetchone()
+    if found is None:
+        return
+    worker, others = found
+    function = f"{parts['schema']}.presgen_find_own_{subject.table}({_FIND_OWN_TYPES})"
+    database.execute_sql(f"DROP FUNCTION IF EXISTS {function}")
+    _execute(database, _FIND_OWN, **parts)
+    database.execute_sql(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
+    for role in quoted(database, *others):
+        database.execute_sql(f"GRANT EXECUTE ON FUNCTION {function} TO {role}")
+    give_function(database, function, worker)
+
+
+def _collation(database: Any) -> str:
+    """A collation that knows lower case; raises ConfigurationError where the server has none."""
+    for (collation,) in database.execute_sql(_COLLATIONS).fetchall():
+        if database.execute_sql(_FOLDS.format(collation=collation)).fetchone()[0]:
+            return str(collation)
+    raise ConfigurationError("search needs a database in UTF-8, and a collation such as C.utf8")
+
+
+def _weighed(subject: Subject, schema: str) -> Iterator[str]:
+    for column, weight in zip(subject.columns, "ABC", strict=False):
+        value = _READABLE.format(column=column, length=len(SEALED), sealed=SEALED)
+        yield _WEIGHED.format(schema=schema, value=value, weight=weight)
+
+
+def _vector(subject: Subject, schema: str, prefix: str) -> str:
+    columns = ", ".join(prefix + column for column in (subject.owner, *subject.columns))
+    return f"{schema}.presgen_vector_{subject.table}({columns})"
+
+
+def _execute(database: Any, statement: str, **words: str) -> None:
+    database.execute_sql(statement.format(**words))

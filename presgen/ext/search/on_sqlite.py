@@ -1,0 +1,137 @@
+"""Search on SQLite: an FTS5 table for each table, which triggers keep equal to it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import peewee as pw
+
+from ...errors import ConfigurationError
+from .query import Query
+from .subjects import SEALED, SUBJECTS, Subject
+
+_REBUILD: Final = "INSERT INTO {fts} ({fts}) VALUES ('rebuild')"
+_STATEMENTS: Final = (
+    "CREATE VIEW IF NOT EXISTS {fts}_source AS SELECT id, {readable} FROM {table}",
+    """
+    CREATE VIRTUAL TABLE IF NOT EXISTS {fts} USING fts5(
+        {columns}, content = '{fts}_source', content_rowid = 'id',
+        tokenize = "unicode61 remove_diacritics 0 categories 'L* N* M* Co'"
+    )
+    """,
+    """
+    CREATE TRIGGER IF NOT EXISTS {fts}_insert AFTER INSERT ON {table} FOR EACH ROW
+    BEGIN
+        INSERT INTO {fts} (rowid, {columns}) VALUES (NEW.id, {new});
+    END
+    """,
+    """
+    CREATE TRIGGER IF NOT EXISTS {fts}_update AFTER UPDATE OF {columns} ON {table} FOR EACH ROW
+    BEGIN
+        INSERT INTO {fts} ({fts}, rowid, {columns}) VALUES ('delete', OLD.id, {old});
+        INSERT INTO {fts} (rowid, {columns}) VALUES (NEW.id, {new});
+    END
+    """,
+    """
+    CREATE TRIGGER IF NOT EXISTS {fts}_delete AFTER DELETE ON {table} FOR EACH ROW
+    BEGIN
+        INSERT INTO {fts} ({fts}, rowid, {columns}) VALUES ('delete', OLD.id, {old});
+    END
+    """,
+    _REBUILD,
+)
+_PARTS: Final = ("", "_source", "_insert", "_update", "_delete")
+_READABLE: Final = "CASE WHEN substr({value}, 1, {length}) <> '{sealed}' THEN {value} END"
+_COUNT: Final = "SELECT count(*) FROM sqlite_master WHERE name = ?"
+
+_FIND: Final = """
+SELECT id, rank
+FROM (
+    SELECT {table}.id AS id, CASE WHEN :ranked THEN -bm25({fts}, {weights}) END AS rank
+    FROM {fts} JOIN {table} ON {table}.id = {fts}.rowid
+    WHERE {fts} MATCH :words AND {is_alive} AND (:owner IS NULL OR {owner} = :owner)
+)
+WHERE :before_id IS NULL OR rank < :before_rank OR (rank IS :before_rank AND id < :before_id)
+ORDER BY rank DESC, id DESC
+LIMIT :page
+"""
+# As PostgreSQL's A, B and C.
+_WEIGHTS: Final = (10, 4, 2)
+
+
+def install(database: Any) -> None:
+    """Create and fill the FTS5 tables, and the triggers that keep them equal."""
+    for subject in SUBJECTS:
+        try:
+            for statement in _STATEMENTS:
+                database.execute_sql(statement.format(**_words(subject)))
+        except pw.DatabaseError as error:
+            if "fts5" not in str(error):
+                raise
+            raise ConfigurationError("search needs SQLite's FTS5, which this Python's SQLite does not have") from None
+
+
+def finish(_database: Any) -> None:
+    """Nothing: everything is done in the transaction."""
+
+
+def uninstall(database: Any) -> None:
+    """Drop the triggers and the FTS5 tables."""
+    for subject in SUBJECTS:
+        for event in ("insert", "update", "delete"):
+            database.execute_sql(f"DROP TRIGGER IF EXISTS {subject.index}_{event}")
+        database.execute_sql(f"DROP TABLE IF EXISTS {subject.index}")
+        database.execute_sql(f"DROP VIEW IF EXISTS {subject.index}_source")
+
+
+def is_installed(database: Any) -> bool:
+    """Whether every table, view and trigger is there."""
+    names = [subject.index + part for subject in SUBJECTS for part in _PARTS]
+    return all(database.execute_sql(_COUNT, (name,)).fetchone() == (1,) for name in names)
+
+
+def found_ids(
+    database: Any,
+    subject: Subject,
+    query: Query,
+    *,
+    owner: int | None,
+    ranked: bool,
+    after: tuple[float | None, int] | None,
+    limit: int,
+) -> list[tuple[int, float | None]]:
+    """A page of ids, each with its rank, if they are ranked."""
+    before_rank, before_id = after or (None, None)
+    sql = _FIND.format(**_words(subject), is_alive=subject.is_alive, owner=f"{subject.table}.{subject.owner}")
+    values = {
+        "words": query.for_sqlite(),
+        "owner": owner,
+        "ranked": ranked,
+        "before_rank": before_rank,
+        "before_id": before_id,
+        "page": limit,
+    }
+    return database.execute_sql(sql, values).fetchall()  # type: ignore[no-any-return]
+
+
+def forget(database: Any, table: str, column: str) -> None:
+    """Build the table's index anew, without the words that the column had before it was sealed."""
+    for subject in SUBJECTS:
+        if subject.table == table and column in subject.columns and is_installed(database):
+            database.execute_sql(_REBUILD.format(fts=subject.index))
+
+
+def _words(subject: Subject) -> dict[str, str]:
+    return {
+        "table": subject.table,
+        "fts": subject.index,
+        "columns": ", ".join(subject.columns),
+        "readable": ", ".join(f"{_readable(column)} AS {column}" for column in subject.columns),
+        "new": ", ".join(_readable(f"NEW.{column}") for column in subject.columns),
+        "old": ", ".join(_readable(f"OLD.{column}") for column in subject.columns),
+        "weights": ", ".join(map(str, _WEIGHTS[: len(subject.columns)])),
+    }
+
+
+def _readable(value: str) -> str:
+    return _READABLE.format(value=value, length=len(SEALED), sealed=SEALED)
