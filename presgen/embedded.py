@@ -106,12 +106,19 @@ class EmbeddedServer:
         `primary` are parameters of psycopg2's, of a login that may replicate. Raises DatabaseUnavailable with what
         pg_basebackup says.
         """
+        self._copy(primary, "--write-recovery-conf")
+
+    def copy(self, primary: Mapping[str, Any]) -> None:
+        """Fill a new folder with a copy of another server (a base backup), as follow() does; it follows nobody."""
+        self._copy(primary)
+
+    def _copy(self, primary: Mapping[str, Any], *options: str) -> None:
         self._prepare_folder()
         address = {name: primary[name] for name in _ADDRESS if primary.get(name)}
         password = {"PGPASSWORD": str(primary["password"])} if primary.get("password") else {}
         with self._starting():
-            self._run("pg_basebackup", "-D", self.data, "--write-recovery-conf", "--wal-method=stream",
-                      "--checkpoint=fast", "-d", make_dsn(**address), environ=password)  # fmt: skip
+            self._run("pg_basebackup", "-D", self.data, *options, "--wal-method=stream", "--checkpoint=fast", "-d",
+                      make_dsn(**address), environ=password)  # fmt: skip
 
     def stop(self) -> None:
         """Leave the server; the last process to leave stops it."""

@@ -50,6 +50,10 @@ class ArchiveError(PresgenError):
     """A file of an archive is damaged, or is not what its database knows of it."""
 
 
+class BackupError(PresgenError):
+    """A backup could not be made, is damaged, or cannot be restored where it was to be."""
+
+
 class ValidationError(PresgenError, ValueError):
     """A value breaks a rule of its field, or of the argument that it is given as.
 

@@ -14,6 +14,7 @@ from .. import __version__
 from ..errors import MissingExtra
 from .archive import archive_group
 from .audit import audit_group
+from .backup import backup_group
 from .dead import dead_group
 from .encryption import encryption_group
 from .failures import CommandLine
@@ -105,6 +106,7 @@ for _command in (
     replica_group,
     archive_group,
     search_command,
+    backup_group,
 ):
     cli.add_command(_command)
 

@@ -7,15 +7,15 @@ name is an archive, and what a crash has left as `….part` is one too if the da
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from ...durable import created, sha256_of, sync_file
 from ...errors import ArchiveError, ValidationError
 from .compression import compressed, decompressed
 from .manifest import Manifest
@@ -67,13 +67,10 @@ class Folder:
         file = f"{name}{_DATA}{suffix}"
         part = self.path / (file + _PART)
         count = 0
-        with _created(part) as raw:
-            with compressed(raw, suffix) as text:
-                for line in lines:
-                    text.write(line + "\n")
-                    count += 1
-            raw.flush()
-            os.fsync(raw.fileno())
+        with created(part) as raw, compressed(raw, suffix) as text:
+            for line in lines:
+                text.write(line + "\n")
+                count += 1
         summary = self._summary(part, suffix)
         if summary.lines != count:
             raise ArchiveError(f"{part} has {summary.lines} of the {count} jobs that were written to it")
@@ -81,18 +78,16 @@ class Folder:
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write the manifest of a data file, and bring both files' names to the disk."""
-        with _created(self.path / f"{manifest.name}{_MANIFEST}{_PART}") as raw:
+        with created(self.path / f"{manifest.name}{_MANIFEST}{_PART}") as raw:
             raw.write(manifest.to_json().encode())
-            raw.flush()
-            os.fsync(raw.fileno())
-        self.sync()
+        sync_file(self.path)
 
     def seal(self, manifest: Manifest) -> None:
         """Give both files their names; again is no error."""
         for file in (manifest.file, manifest.name + _MANIFEST):  # the manifest last: it says that there is an archive
             with suppress(FileNotFoundError):  # somebody else has finished it
                 os.replace(self.path / (file + _PART), self.path / file)
-        self.sync()
+        sync_file(self.path)
 
     def discard(self, manifest: Manifest) -> None:
         """Remove what has no name yet."""
@@ -116,18 +111,10 @@ class Folder:
 
     def require_intact(self, manifest: Manifest) -> None:
         """Raise ArchiveError for a data file that is not byte for byte what was written."""
-        with self._opened(manifest) as raw:
-            sha256 = hashlib.file_digest(raw, "sha256").hexdigest()
+        with self._opened(manifest):
+            sha256 = sha256_of(self.path / manifest.file)
         if sha256 != manifest.sha256:
             raise ArchiveError(f"{manifest.file} is damaged: its SHA-256 is {sha256}")
-
-    def sync(self) -> None:
-        """Bring the files' names to the disk."""
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def _manifests(self, suffix: str) -> list[Manifest]:
         names = sorted(name for name in os.listdir(self.path) if name.startswith(_PREFIX) and name.endswith(suffix))
@@ -147,24 +134,16 @@ class Folder:
             yield file
 
     def _summary(self, part: Path, suffix: str) -> Summary:
-        with open(part, "rb") as raw:
-            sha256 = hashlib.file_digest(raw, "sha256").hexdigest()
-            raw.seek(0)
-            with decompressed(raw, suffix, source=part.name) as text:
-                lines = sum(1 for _ in text)
-        return Summary(sha256, part.stat().st_size, lines)
+        with open(part, "rb") as raw, decompressed(raw, suffix, source=part.name) as text:
+            lines = sum(1 for _ in text)
+        return Summary(sha256_of(part), part.stat().st_size, lines)
 
     def _remove(self, *files: str) -> None:
         for file in files:
             (self.path / file).unlink(missing_ok=True)
-        self.sync()
+        sync_file(self.path)
 
 
 def manifests(folder: Path | str) -> list[Manifest]:
     """What the archives of a folder hold, in the order of their names; raises FileNotFoundError for a missing one."""
     return Folder(folder).sealed()
-
-
-def _created(path: Path) -> Any:
-    """A new file that only its owner can read."""
-    return open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))

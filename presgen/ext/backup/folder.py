@@ -1,0 +1,107 @@
+"""Folder: backups on disk, each a file and a manifest; without its manifest a file is no backup yet."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from ...durable import created, sha256_of, sync_file
+from ...errors import BackupError, ValidationError
+from .manifest import Manifest
+
+_PREFIX: Final = "presgen-"
+_MANIFEST: Final = ".json"
+_PART: Final = ".part"
+_LOCK: Final = "lock"
+
+
+class Folder:
+    """A folder of backups."""
+
+    def __init__(self, path: Path | str) -> None:
+        if not isinstance(path, (str, Path)) or not str(path).strip():
+            raise ValidationError("folder must be a path", field="folder", rule="type")
+        self.path = Path(path)
+
+    def manifests(self) -> list[Manifest]:
+        """The backups, oldest first; raises FileNotFoundError for a folder that is missing."""
+        names = [name for name in os.listdir(self.path) if name.startswith(_PREFIX) and name.endswith(_MANIFEST)]
+        found = [Manifest.from_json((self.path / name).read_text(), source=name) for name in names]
+        return sorted(found, key=lambda manifest: (manifest.moment, manifest.name))
+
+    def named(self, name: str | None) -> Manifest:
+        """The backup of that name, or the latest; raises BackupError where it is missing."""
+        manifests = self.manifests()
+        if not manifests:
+            raise BackupError(f"{self.path} has no backup")
+        for manifest in manifests:
+            if manifest.name == name:
+                return manifest
+        if name is None:
+            return manifests[-1]
+        raise BackupError(f"{self.path} has no backup {name[:80]!r}; see: presgen backup list")
+
+    def file_of(self, manifest: Manifest) -> Path:
+        """The backup's file; raises BackupError for one that is not byte for byte what was written."""
+        path = self.path / manifest.file
+        if not path.exists():
+            raise BackupError(f"{manifest.file} is missing in {self.path}")
+        if path.stat().st_size != manifest.bytes:
+            raise BackupError(f"{manifest.file} is damaged: it has {path.stat().st_size} of {manifest.bytes} bytes")
+        if sha256_of(path) != manifest.sha256:
+            raise BackupError(f"{manifest.file} is damaged: its SHA-256 is not {manifest.sha256}")
+        return path
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Make the folder, keep other writers out of it, and remove what a broken-off one has left."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(self.path / _LOCK, "a", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BackupError(
+                    f"somebody else writes to {self.path} just now; wait, or use another folder"
+                ) from None
+            self._clear()
+            try:
+                yield
+            finally:
+                self._clear()
+
+    def part(self, file: str) -> Path:
+        """A new, empty file that only its owner can read, to be written for a backup."""
+        path = self.path / (file + _PART)
+        with created(path):
+            pass
+        return path
+
+    def add(self, manifest: Manifest) -> None:
+        """Let the written file be a backup: on the disk, under its name, with its manifest last."""
+        part = self.path / (manifest.file + _PART)
+        sync_file(part)
+        os.replace(part, self.path / manifest.file)
+        document = self.path / (manifest.name + _MANIFEST)
+        with created(document.with_name(document.name + _PART)) as file:
+            file.write(manifest.to_json().encode())
+        sync_file(self.path)
+        os.replace(document.with_name(document.name + _PART), document)
+        sync_file(self.path)
+
+    def remove(self, manifest: Manifest) -> None:
+        """Remove a backup, its manifest first."""
+        for file in (manifest.name + _MANIFEST, manifest.file):
+            (self.path / file).unlink(missing_ok=True)
+        sync_file(self.path)
+
+    def _clear(self) -> None:
+        for path in self.path.glob(f"{_PREFIX}*{_PART}"):
+            path.unlink(missing_ok=True)
+        for path in self.path.glob(f"{_PREFIX}*"):
+            document = self.path / (path.name.partition(".")[0] + _MANIFEST)
+            if path != document and not document.exists():
+                path.unlink()

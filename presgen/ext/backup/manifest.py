@@ -1,0 +1,75 @@
+"""Manifest: what a backup holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
+from typing import Any, Final
+
+from ...errors import BackupError
+
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A table's rows, counted, and the sum of their hashes, whatever their order."""
+
+    rows: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a backup holds, as the JSON document beside it says. `tables` are fingerprints by table."""
+
+    name: str
+    file: str
+    sha256: str
+    bytes: int
+    created_at: str
+    backend: str
+    """`postgresql` or `sqlite`."""
+    version: int
+    """The major version of PostgreSQL, 0 for SQLite."""
+    schema: str
+    """The latest migration."""
+    tables: Mapping[str, Fingerprint]
+    encoding: str = "UTF8"
+    locale: str = "C"
+    roles: Sequence[str] = field(default=())
+    """Whom the database's things belong to, and who has rights on them."""
+    format: int = FORMAT
+
+    @property
+    def moment(self) -> datetime:
+        """When the snapshot was taken, in UTC."""
+        return datetime.fromisoformat(self.created_at)
+
+    @property
+    def rows(self) -> int:
+        """How many rows all tables have."""
+        return sum(table.rows for table in self.tables.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its values by their names."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """The document."""
+        return json.dumps(self.as_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str) -> Manifest:
+        """Read the document of the file `source`; raises BackupError for one that is none, or of a later format."""
+        try:
+            found: dict[str, Any] = json.loads(text)
+            if found["format"] > FORMAT:
+                raise BackupError(f"{source} was written by a later presgen, in format {found['format']}")
+            values = {known.name: found[known.name] for known in fields(cls)}
+            tables = {name: Fingerprint(**table) for name, table in found["tables"].items()}
+            return cls(**{**values, "tables": tables, "roles": tuple(found["roles"])})
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise BackupError(f"{source} is no manifest of a backup, or is damaged") from None
