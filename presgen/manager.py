@@ -214,6 +214,7 @@ class DatabaseManager:
         atexit.register(self.close)
         self.database.connect(reuse_if_open=True)
         self.migrations.lock()
+        self.migrations.limit_waiting()
         return self.database
 
     def init_db(self) -> None:

@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +15,7 @@ import peewee as pw
 
 from .clock import is_sqlite
 from .context import session
-from .errors import DatabaseBusy, MigrationError
+from .errors import DatabaseBusy, DatabaseUnavailable, MigrationError
 from .validation import argument, at_least, shown
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 HISTORY_TABLE: Final = "migratehistory"
 LOCK_POLL_SECONDS: Final = 0.1
+LOCK_TIMEOUT: Final = "2s"
+"""How long a migration waits for a table's lock, while which whoever comes after it waits as well."""
+LOCK_PATIENCE_SECONDS: Final = 120.0
+"""For how long a migration that did not get a lock is tried again."""
 
 # The key of the advisory lock: the first eight bytes of "presgen" padded, read as a number.
 LOCK_KEY: Final = int.from_bytes(b"presgen\0", "big")
@@ -94,12 +98,28 @@ class Migrator:
             return undone
 
     def _run(self, name: str, step: str, *arguments: str) -> None:
+        """Run a step, and again while others hold a lock that it needs; raises MigrationError."""
+        deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+        self.limit_waiting()
+        try:
+            while not self._has_run(name, step, *arguments, is_last=time.monotonic() > deadline):
+                logger.warning("%s did not get a lock within %s, and is tried again", name, LOCK_TIMEOUT)
+                time.sleep(random.uniform(0.5, 1.5))
+        finally:
+            if not is_sqlite(self.database) and not self.database.in_transaction():
+                with suppress(DatabaseUnavailable):  # and with the connection its settings
+                    self.database.execute_sql("RESET lock_timeout")
+
+    def _has_run(self, name: str, step: str, *arguments: str, is_last: bool) -> bool:
         from peewee_migrate import Router
 
         try:
             router: Router = Router(self.database, migrate_dir=self.folder, migrate_table=HISTORY_TABLE, logger=logger)
             getattr(router, step)(*arguments)
+            return True
         except (pw.PeeweeException, OSError) as error:
+            if isinstance(error, DatabaseBusy) and not is_last and not self.database.in_transaction():
+                return False
             reason = str(error).strip().partition("\n")[0]
             raise MigrationError(f"{name} failed and was undone: {reason}") from error
 
@@ -138,6 +158,12 @@ class Migrator:
                 logger.info("Another migrator is at work; waiting for it")
                 waiting = True
             time.sleep(LOCK_POLL_SECONDS)
+
+    def limit_waiting(self) -> None:
+        """Let this connection, or a transaction until its end, wait no longer than LOCK_TIMEOUT for a lock."""
+        if not is_sqlite(self.database):
+            sql = "SELECT set_config('lock_timeout', %s, %s)"
+            self.database.execute_sql(sql, (LOCK_TIMEOUT, self.database.in_transaction()))
 
     def lock(self) -> None:
         """Wait until no other migrator is at work, and keep others out while the open connection lasts."""

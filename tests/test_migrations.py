@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from fixtures.catalogs import catalog
 
@@ -228,3 +233,68 @@ def _delete_a_user_after_each_order(database: Any) -> None:
         PresentationJob.enqueue(owner=user, voice_clone=voice, s3_pptx_path="/x.pptx")
         database.execute_sql("DELETE FROM users")
         assert [model.select().count() for model in MODELS] == [0, 0, 0, 0]
+
+
+ALTERING = """
+def migrate(migrator, database, *, fake=False):
+    migrator.sql("ALTER TABLE users ADD COLUMN nickname TEXT")
+
+
+def rollback(migrator, database, *, fake=False):
+    migrator.sql("ALTER TABLE users DROP COLUMN nickname")
+"""
+
+
+def test_a_migration_that_waits_for_a_lock_keeps_nobody_else_waiting_for_long(
+    postgresql: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long reader holds the table until others have read it between two attempts of the migration."""
+    for file in migrations_folder().glob("0*.py"):
+        (tmp_path / file.name).write_text(file.read_text())
+    (tmp_path / "004_nickname.py").write_text(ALTERING)
+    monkeypatch.setattr("presgen.migrator.LOCK_TIMEOUT", "200ms")
+    attempts = threading.Semaphore(0)
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: attempts.release() if "is tried again" in record.getMessage() else None  # type: ignore[method-assign]
+    logger = logging.getLogger("database.migrations")
+    logger.addHandler(handler)
+    monkeypatch.setattr(logger, "propagate", False)
+    try:
+        with DatabaseManager(url) as manager, ThreadPoolExecutor(1) as pool, closing(psycopg2.connect(url)) as reader:
+            reader.cursor().execute("SELECT count(*) FROM users")  # and keeps its lock
+            done = pool.submit(lambda: Migrator(manager.database, tmp_path).migrate())
+            for _ in range(2):
+                assert attempts.acquire(timeout=30)
+                assert User.select().count() == 0
+            assert not done.done()
+            reader.rollback()
+            assert done.result(timeout=30) == ["004_nickname"]
+            assert manager.database.execute_sql("SHOW lock_timeout").fetchone() == ("0",)
+            Migrator(manager.database, tmp_path).rollback()
+            assert Migrator(manager.database, tmp_path).pending() == ["004_nickname"]
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_a_migration_that_never_gets_its_lock_says_so(
+    postgresql: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in migrations_folder().glob("0*.py"):
+        (tmp_path / file.name).write_text(file.read_text())
+    (tmp_path / "004_nickname.py").write_text(ALTERING)
+    monkeypatch.setattr("presgen.migrator.LOCK_TIMEOUT", "50ms")
+    monkeypatch.setattr("presgen.migrator.LOCK_PATIENCE_SECONDS", 0.0)
+    with DatabaseManager(url) as manager, closing(psycopg2.connect(url)) as reader:
+        reader.cursor().execute("SELECT count(*) FROM users")
+        with pytest.raises(MigrationError, match="004_nickname failed and was undone: .*lock timeout"):
+            Migrator(manager.database, tmp_path).migrate()
+        assert Migrator(manager.database, tmp_path).pending() == ["004_nickname"]
+
+
+def test_pw_migrate_itself_gives_up_waiting_for_a_lock(postgresql: str, url: str) -> None:
+    with closing(psycopg2.connect(url)) as reader:
+        reader.cursor().execute("SELECT count(*) FROM presentation_jobs")
+        process = pw_migrate(url, "rollback")
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "lock timeout" in output
