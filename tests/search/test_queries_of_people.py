@@ -61,6 +61,7 @@ TABLE: list[tuple[str, str]] = [
     ("strasse", ""),
     ("\u03c3\u03bf\u03c6\u03bf\u03c3", "greek"),
     ("\u03a3\u039f\u03a6\u039f\u03a3", "greek"),
+    ("\u03c3\u03bf\u03c6\u03bf\u03c2", "greek"),  # with the final sigma
     ("\u5b63\u5ea6\u62a5\u544a", "cjk"),
     ("\u5b63\u5ea6*", "cjk"),
     ("\u0930\u093f\u092a\u094b\u0930\u094d\u091f", "hindi"),

@@ -261,6 +261,21 @@ def test_a_broken_off_build_is_made_anew(postgresql: str, db: DatabaseManager) -
     assert db.features() == ["search"]
 
 
+def test_the_index_of_an_older_version_is_built_anew(postgresql: str, db: DatabaseManager) -> None:
+    User.create(name="Ada")
+    db.database.execute_sql(
+        "CREATE OR REPLACE FUNCTION presgen_words(value text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'older' $$"
+    )
+    db.database.execute_sql("REINDEX INDEX idx_users_search")
+    assert search.users("ada") == []
+    db.install("search")
+    assert len(search.users("ada")) == 1
+    index = "SELECT 'idx_users_search'::regclass::oid"
+    before = db.database.execute_sql(index).fetchone()
+    db.install("search")
+    assert db.database.execute_sql(index).fetchone() == before  # which needs no building
+
+
 def test_writers_are_not_kept_waiting_while_it_is_built(postgresql: str, url: str) -> None:
     with DatabaseManager(url) as manager:
         User.insert_many([{"name": f"User {number}"} for number in range(3000)]).execute()

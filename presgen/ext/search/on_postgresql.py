@@ -15,19 +15,20 @@ from ...migrator import Migrator
 from ...roles import give_function, quoted, schema_of
 from .query import Query
 from .subjects import SEALED, SUBJECTS, Subject
-from .words import separators_for_postgresql
+from .words import LOWER_VARIANTS, separators_for_postgresql
 
 _WORDS: Final = """
 CREATE OR REPLACE FUNCTION {schema}.presgen_words(value text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT lower(regexp_replace(value, '{separators}', ' ', 'g') COLLATE {collation})
+    SELECT translate(
+        lower(regexp_replace(value, '{separators}', ' ', 'g') COLLATE {collation}), '{variants}', '{letters}')
 $$
 """
 # Folded by the same rules as what it is compared with; operators have no letters.
 _QUERY: Final = """
 CREATE OR REPLACE FUNCTION {schema}.presgen_query(typed text) RETURNS tsquery
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT lower(typed COLLATE {collation})::tsquery
+    SELECT translate(lower(typed COLLATE {collation}), '{variants}', '{letters}')::tsquery
 $$
 """
 # In plpgsql, since a function of SQL would be inlined and its cost forgotten: the planner would rather make the vectors
@@ -158,6 +159,13 @@ _INDEX: Final = """
 CREATE INDEX {concurrently} IF NOT EXISTS {index} ON {schema}.{table}
 USING gin ({schema}.presgen_vector_{table}({owner}, {columns}))
 """
+_SOURCES: Final = r"""
+SELECT oid::regprocedure::text, prosrc
+FROM pg_proc
+WHERE pronamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('users'))
+    AND (proname = 'presgen_words' OR proname LIKE 'presgen\_vector\_%%')
+ORDER BY 1
+"""
 _IS_VALID: Final = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)"
 _PARTS: Final = """
 SELECT count(*)
@@ -178,8 +186,15 @@ LIMIT 1
 
 def install(database: Any) -> None:
     """Create the functions; the indexes come with finish()."""
-    schema, collation = schema_of(database), _collation(database)
-    words = {"schema": schema, "collation": collation, "separators": separators_for_postgresql()}
+    schema, collation, before = schema_of(database), _collation(database), _sources(database)
+    variants, letters = LOWER_VARIANTS
+    words = {
+        "schema": schema,
+        "collation": collation,
+        "separators": separators_for_postgresql(),
+        "variants": variants,
+        "letters": letters,
+    }
     _execute(database, _WORDS, **words)
     _execute(database, _QUERY, **words)
     for subject in SUBJECTS:
@@ -196,6 +211,9 @@ def install(database: Any) -> None:
         _execute(database, _NEWEST, **parts)
         _execute(database, _FIND, **parts)
         _make_find_own(database, subject, parts)
+    if before and _sources(database) != before:  # an older version's index knows other words
+        for subject in SUBJECTS:
+            database.execute_sql(f"DROP INDEX IF EXISTS {subject.index}")
 
 
 def finish(database: Any) -> None:
@@ -271,6 +289,11 @@ def _make_find_own(database: Any, subject: Subject, parts: dict[str, str]) -> No
     for role in quoted(database, *others):
         database.execute_sql(f"GRANT EXECUTE ON FUNCTION {function} TO {role}")
     give_function(database, function, worker)
+
+
+def _sources(database: Any) -> list[tuple[str, str]]:
+    """The functions that say what the words of a row are."""
+    return database.execute_sql(_SOURCES).fetchall()  # type: ignore[no-any-return]
 
 
 def _collation(database: Any) -> str:

@@ -43,9 +43,17 @@ def separators_for_postgresql() -> str:
     return "[" + "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in separator_ranges()) + "]+"
 
 
+LOWER_VARIANTS: Final = (
+    "\u00b5\u017f\u03c2\u03d0\u03d1\u03d5\u03d6\u03f0\u03f1\u03f5\u1e9b\u1fbe",
+    "\u03bcs\u03c3\u03b2\u03b8\u03c6\u03c0\u03ba\u03c1\u03b5\u1e61\u03b9",
+)
+"""Lower-case letters that stand for another one, as the final sigma does, and those (Unicode's simple case folding)."""
+
+
 def folded(text: str) -> str:
-    """Lower case, character by character as databases do it: the length stays."""
-    return "".join(low if len(low := char.lower()) == 1 else char for char in text)
+    """The text as databases compare it, in lower case, character by character: the length stays."""
+    lower = "".join(low if len(low := char.lower()) == 1 else char for char in text)
+    return lower.translate(str.maketrans(*LOWER_VARIANTS))
 
 
 def words_of(text: str) -> list[str]:
