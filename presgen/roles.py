@@ -112,7 +112,8 @@ def require_all_rows(database: Any, table: str) -> None:
         return
     user, sees_all = database.execute_sql(_SEES_ALL, {"table": table}).fetchone()
     if not sees_all:
-        raise ConfigurationError(f"{user} does not see all rows of {table}: use a login of the worker role")
+        plain = table.replace('"', "")
+        raise ConfigurationError(f"{user} does not see all rows of {plain}: use a login of the worker role")
 
 
 def plan(database: Any, roles: Roles) -> list[str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from fixtures.encrypted import keyring
-from fixtures.tenants import Tenancy
+from fixtures.tenants import Tenancy, with_voice_and_job
 
-from presgen import DatabaseConfig, DatabaseManager, User
+from presgen import DatabaseConfig, DatabaseManager, JobStatus, User
 from presgen.database import PostgresPool
 from presgen.errors import ConfigurationError
-from presgen.ext import audit, encryption, tenancy
+from presgen.ext import archive, audit, backup, encryption, search, tenancy
 from presgen.features import install_feature
 from presgen.roles import create, plan
 
@@ -23,7 +25,7 @@ def install_elsewhere(config: DatabaseConfig) -> None:
     database.close_all()
 
 
-def test_a_users_life_under_all_features(with_roles: Tenancy) -> None:
+def test_a_users_life_under_all_features(with_roles: Tenancy, tmp_path: Path) -> None:
     config = DatabaseConfig(with_roles.admin_url, encryption_keys=keyring("k1"), index_keys=keyring("i1"))
     roles = with_roles.roles
     with DatabaseManager(config) as owner:
@@ -32,8 +34,10 @@ def test_a_users_life_under_all_features(with_roles: Tenancy) -> None:
         User.update(email="earlier@example.com").execute()
         owner.install("tenancy", app=roles.app, worker=roles.worker)
         owner.install("encryption")
+        owner.install("archive")
+        owner.install("search")
         create(owner.database, plan(owner.database, roles))
-        assert owner.features() == ["audit", "tenancy", "encryption"]
+        assert owner.features() == ["audit", "tenancy", "encryption", "archive", "search"]
         assert "example.com" not in str([entry.as_dict() for entry in audit.search()])
 
     with DatabaseManager(replace(config, url=with_roles.urls["app"])) as app:
@@ -45,6 +49,11 @@ def test_a_users_life_under_all_features(with_roles: Tenancy) -> None:
             audit.action("password set")
             assert User.get(email="ada@example.com") == ada
             assert User.get_or_none(User.email == "earlier@example.com") is None
+            assert [hit.row for hit in search.users("ada")] == [ada]
+            assert search.users("early") == search.users("example") == []
+            job = with_voice_and_job(ada)
+            job.cancel()
+            assert [hit.row for hit in search.jobs("pptx")] == [job]
         assert tenancy.find_user(app, "earlier@example.com") == early.id
         assert tenancy.sign_in(app, "ada@example.com", "correct horse") == ada
         assert tenancy.sign_in(app, "ada@example.com", "wrong") is None
@@ -67,6 +76,9 @@ def test_a_users_life_under_all_features(with_roles: Tenancy) -> None:
     with DatabaseManager(rotated) as worker:
         assert encryption.rotate(worker) == 2
         assert {user.email for user in User.select()} == {"ada@example.com", "earlier@example.com"}
+        assert archive.run(worker, tmp_path / "archive", retention={JobStatus.CANCELLED: timedelta(0)}) == 1
+        assert search.jobs("pptx") == []
+        assert backup.create(worker, tmp_path / "backups").tables["public.users"].rows == 2
         told = [entry.as_dict() for entry in audit.search()]
-    assert {entry["actor"] for entry in told} == {None, f"user {ada.id}"}
+    assert {entry["actor"] for entry in told} == {None, f"user {ada.id}", "archive"}
     assert "example.com" not in str(told)
