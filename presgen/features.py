@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, cast
 from .clock import is_sqlite
 from .context import session
 from .errors import ConfigurationError, MigrationError, StatementInvalid
-from .migrator import LOCK_KEY, Migrator
+from .migrator import Migrator
 from .validation import shown
 
 FEATURES: Final = ("notify", "audit", "tenancy", "encryption", "archive", "search")
@@ -125,4 +125,4 @@ def _keep_others_out(database: Any) -> None:
     if is_sqlite(database):
         return
     database.execute_sql("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
-    database.execute_sql("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
+    Migrator(database).take_turn()

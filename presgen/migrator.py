@@ -137,7 +137,7 @@ class Migrator:
             if is_sqlite(self.database) or self._is_behind_pgbouncer:
                 with self.database.atomic():  # one transaction, from the first look to the last step
                     if self._is_behind_pgbouncer:
-                        self._take_advisory_lock("pg_try_advisory_xact_lock")
+                        self.take_turn()
                     yield
                 return
             self.lock()
@@ -146,12 +146,17 @@ class Migrator:
             finally:
                 self.database.execute_sql("SELECT pg_advisory_unlock(%s)", (LOCK_KEY,))
 
+    def take_turn(self) -> None:
+        """Wait until no other migrator or installer is at work, and keep others out until the transaction ends."""
+        self._take_advisory_lock("pg_try_advisory_xact_lock")
+
     @property
     def _is_behind_pgbouncer(self) -> bool:
         return bool(getattr(getattr(self.database, "config", None), "pgbouncer", False))
 
     def _take_advisory_lock(self, function: str = "pg_try_advisory_lock") -> None:
-        # Asked for again and again: while libpq waits for a lock, no signal gets through to Python.
+        # Asked for again and again: while libpq waits for a lock, no signal gets through to Python; and a statement
+        # that waits has a snapshot, whose end CREATE INDEX CONCURRENTLY waits for.
         try_lock, waiting = f"SELECT {function}(%s)", False
         while not self.database.execute_sql(try_lock, (LOCK_KEY,)).fetchone()[0]:
             if not waiting:

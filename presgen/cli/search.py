@@ -14,7 +14,8 @@ from .connection import open_manager
 _KINDS: Final = {"jobs": search.jobs, "users": search.users, "voice-clones": search.voice_clones}
 
 
-@click.command("search")
+# So that a query may begin with a word to leave out.
+@click.command("search", context_settings={"ignore_unknown_options": True})
 @click.argument("kind", type=click.Choice(list(_KINDS)))
 @click.argument("query")
 @click.option("--newest", is_flag=True, help="The newest first, and not the best.")

@@ -16,6 +16,7 @@ ALPHABET = (
     "\u00e4\u00c4\u00df\u1e9e\u0130\u0131\u017f\u212a\u212b\u03a3\u03c3\u03c2\u00b5\u00e9\u01c5\u01c6\u00bd\u00b2\u2460\u2167"
     "\u4e2d\u6587\U0001f680\u00a0\u2028\u200b\u00ad\u0301\ufb01\u094d\u0930\u093f\u092a"
 )
+KEYS = "0123456789abcdef-"
 TEXTS, QUERIES = (2_000, 5_000) if IS_FULL else (150, 300)
 
 Result = dict[tuple[str, str], list[int] | str]
@@ -46,6 +47,8 @@ def test_both_backends_find_the_same(postgresql: str, url: str) -> None:
         return "".join(chance.choice(ALPHABET) for _ in range(chance.randint(1, length)))
 
     texts, queries = [text(14) for _ in range(TEXTS)], [text(8) for _ in range(QUERIES)]
+    keys = ["".join(chance.choice(KEYS) for _ in range(36)) for _ in range(TEXTS)]  # as those of S3 are
+    texts, queries = texts + keys, queries + keys[: QUERIES // 2]
     with DatabaseManager("sqlite:///:memory:") as manager:
         on_sqlite = found_on(manager, texts, queries)
     with DatabaseManager(url) as manager:

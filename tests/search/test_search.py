@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from presgen import DatabaseManager, JobStatus, PresentationJob, User, ValidationError, VoiceClone
+from presgen import DatabaseConfig, DatabaseManager, JobStatus, PresentationJob, User, ValidationError, VoiceClone
 from presgen.errors import ConfigurationError
 from presgen.ext import search
 from presgen.keyring import new_entry
@@ -213,6 +213,75 @@ def test_a_snippet_shows_what_was_found(
     fail(enqueue("/decks/x.pptx"), text)
     (hit,) = search.jobs(query)
     assert hit.snippet() == expected
+
+
+def test_a_phrase_ends_with_its_column(db: DatabaseManager) -> None:
+    User.create(name="Love", email="lace@example.com")
+    assert search.users('"love lace"') == []
+    assert len(search.users('love lace -"love lace"')) == 1
+
+
+def test_words_of_any_length_are_stored_and_found(enqueue: Callable[[str], PresentationJob]) -> None:
+    job = enqueue("/decks/x.pptx")
+    fail(job, "\u5b63" * 3000 + " " + "y" * 3000)
+    assert ids(search.jobs("\u5b63*")) == ids(search.jobs("yyy*")) == [job.id]
+    assert search.jobs("\u6587" * 900) == search.jobs("\u6587" * 900 + "*") == []
+
+
+def test_a_database_of_another_encoding_is_refused(postgresql: str, servers: dict[str, Any], backend: str) -> None:
+    server = servers[backend]
+    server.execute("CREATE DATABASE presgen_latin TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        with DatabaseManager(server.url_of("presgen_latin")) as manager:
+            manager.migrate()
+            with pytest.raises(ConfigurationError, match="search needs a database in UTF-8"):
+                manager.install("search")
+    finally:
+        server.execute("DROP DATABASE presgen_latin WITH (FORCE)")
+
+
+def test_a_half_built_index_is_not_searched(postgresql: str, db: DatabaseManager) -> None:
+    db.database.execute_sql("DROP INDEX idx_users_search")
+    with pytest.raises(ConfigurationError, match="presgen install search"):
+        search.users("ada")
+
+
+def test_another_schema_does_not_count(postgresql: str, db: DatabaseManager, url: str) -> None:
+    """Tables of presgen's in two schemas, of which one has the feature."""
+    for statement in ("CREATE SCHEMA other", "SET search_path = other, public"):
+        db.database.execute_sql(statement)
+    with db.session():
+        db.database.execute_sql("SET search_path = other, public")
+        for table in ("users", "voice_clones", "presentation_jobs"):
+            db.database.execute_sql(f"CREATE TABLE other.{table} (LIKE public.{table})")
+        assert db.features() == []
+        with pytest.raises(ConfigurationError, match="presgen install search"):
+            search.users("ada")
+        db.database.execute_sql("RESET search_path")
+        assert db.features() == ["search"]
+
+
+def test_two_installers_at_once_take_turns(postgresql: str, url: str) -> None:
+    with DatabaseManager(DatabaseConfig(url, pool_timeout=30)) as manager:
+        User.insert_many([{"name": f"User {number}"} for number in range(2000)]).execute()
+        errors: list[BaseException] = []
+
+        def install() -> None:
+            try:
+                manager.install("search")
+                manager.install("notify")
+            except BaseException as error:
+                errors.append(error)
+            finally:
+                manager.database.close()
+
+        threads = [threading.Thread(target=install) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        assert manager.features() == ["notify", "search"]
 
 
 def test_a_snippet_is_safe_to_show_in_html(enqueue: Callable[[str], PresentationJob]) -> None:

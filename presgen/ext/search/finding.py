@@ -6,12 +6,11 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from ...clock import is_sqlite
 from ...context import session
-from ...errors import ConfigurationError, StatementInvalid, ValidationError
+from ...errors import ValidationError
 from ...models import PresentationJob, User, VoiceClone
 from ...queries import bounded
 from ...validation import argument
@@ -22,8 +21,6 @@ from .subjects import JOBS, USERS, VOICE_CLONES, Subject
 
 ORDERS: Final = ("rank", "newest")
 _CURSOR: Final = re.compile(r"((?P<rank>[0-9.e+-]{1,30})~)?(?P<id>[0-9]{1,19})")
-# PostgreSQL's code for an unknown function.
-_NOT_THERE: Final = "42883"
 
 Row = TypeVar("Row", User, VoiceClone, PresentationJob)
 
@@ -92,8 +89,9 @@ def _search(
     model = subject.model
     with session(model._meta.database) as database:
         backend: Any = on_sqlite if is_sqlite(database) else on_postgresql
-        page = partial(backend.found_ids, database, subject, parsed, owner=owner_id, ranked=ranked, after=place)
-        ranks = dict(_installed(page, bounded("limit", limit)))
+        limit = bounded("limit", limit)
+        found = backend.found_ids(database, subject, parsed, owner=owner_id, ranked=ranked, after=place, limit=limit)
+        ranks = dict(found)
         rows = {row.id: row for row in _rows(subject, list(ranks), owner_id)}
     return [Hit(rows[row_id], rank, parsed, subject) for row_id, rank in ranks.items() if row_id in rows]
 
@@ -105,15 +103,6 @@ def _rows(subject: Subject, ids: list[int], owner_id: int | None) -> Any:
         return ()
     query = (model.select() if model is User else model.select(model, User).join(User)).where(model.id.in_(ids))
     return query if owner_id is None else query.where(model._meta.columns[subject.owner] == owner_id)
-
-
-def _installed(page: Callable[..., Any], limit: int) -> Any:
-    try:
-        return page(limit=limit)
-    except StatementInvalid as error:
-        if error.sqlstate != _NOT_THERE and "no such table: idx_" not in str(error):
-            raise
-    raise ConfigurationError("the database has no index of words; run: presgen install search")
 
 
 def _place(subject: Subject, after: Any, *, ranked: bool) -> tuple[float | None, int]:

@@ -13,9 +13,10 @@ from typing import Any, Final
 from ...errors import ConfigurationError
 from ...migrator import Migrator
 from ...roles import give_function, quoted, schema_of
+from ...sealing import PREFIX
 from .query import Query
-from .subjects import SEALED, SUBJECTS, Subject
-from .words import LOWER_VARIANTS, separators_for_postgresql
+from .subjects import SUBJECTS, Subject, not_installed
+from .words import LOWER_VARIANTS, WORD_MAX, separators_for_postgresql
 
 _WORDS: Final = """
 CREATE OR REPLACE FUNCTION {schema}.presgen_words(value text) RETURNS text
@@ -31,16 +32,26 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT translate(lower(typed COLLATE {collation}), '{variants}', '{letters}')::tsquery
 $$
 """
-# In plpgsql, since a function of SQL would be inlined and its cost forgotten: the planner would rather make the vectors
-# of many rows, in the order that is wanted, than look into the index.
+# The words with their places, straight into a tsvector: PostgreSQL's own parser would take 12e5ab for a number and a
+# word. A tsvector refuses longer words, and has 256 places of each. The columns' places lie apart, or phrases would go
+# on in the next one. In plpgsql, since a function of SQL would be inlined and its cost forgotten: the planner would
+# rather make the vectors of many rows, in the order that is wanted, than look into the index.
 _VECTOR: Final = """
 CREATE OR REPLACE FUNCTION {schema}.presgen_vector_{table}(owner bigint, {parameters}) RETURNS tsvector
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE COST 2000 AS $$
 BEGIN
-    RETURN array_to_tsvector(ARRAY['@' || owner]) || {weighed};
+    RETURN (
+        SELECT concat(string_agg(
+            '''' || left(word, {word_max}) || ''':' || least(part.base + place, 16383) || part.weight, ' '
+        ), ' ''@', owner, '''')::tsvector
+        FROM (VALUES {weighed}) AS part (words, weight, base),
+            unnest(string_to_array(part.words, ' ')) WITH ORDINALITY AS found (word, place)
+        WHERE word <> ''
+    );
 END $$
 """
-_WEIGHED: Final = """setweight(to_tsvector('pg_catalog.simple', {schema}.presgen_words({value})), '{weight}')"""
+_WEIGHED: Final = "({schema}.presgen_words({value}), '{weight}', {base})"
+_APART: Final = 2_000
 _READABLE: Final = "coalesce(CASE WHEN left({column}, {length}) <> '{sealed}' THEN {column} END, '')"
 
 # The newest rows that have the words, `page` of them. The planner's guesses at the beginnings of words can be wrong by
@@ -50,9 +61,9 @@ _READABLE: Final = "coalesce(CASE WHEN left({column}, {length}) <> '{sealed}' TH
 _NEWEST: Final = """
 CREATE OR REPLACE FUNCTION {schema}.presgen_newest_{table}(words tsquery, before_id bigint, page int)
 RETURNS SETOF bigint LANGUAGE plpgsql STABLE
-SET search_path = {schema}, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+SET search_path = {schema}, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off AS $$
 DECLARE
-    sample CONSTANT int := 40;
+    sample CONSTANT int := 12;
     share float8;
     ids bigint[];
 BEGIN
@@ -134,16 +145,30 @@ _NEWEST_TYPES: Final = "tsquery, bigint, int"
 _FIND_TYPES: Final = "tsquery, tsquery, bigint, float8, bigint, int"
 _FIND_OWN_TYPES: Final = "tsquery, tsquery, float8, bigint, int"
 
-_CALL: Final = "SELECT id, rank FROM presgen_find_{table}(presgen_query(%s), presgen_query(%s), %s, %s, %s, %s)"
-_CALL_OWN: Final = "SELECT id, rank FROM presgen_find_own_{table}(presgen_query(%s), presgen_query(%s), %s, %s, %s)"
-# Whether policies let this login see some rows only, and there is a function that finds them by the index.
-_IS_ANSWERED_APART: Final = """
-SELECT row_security_active(to_regclass(%(table)s))
-    AND to_regprocedure('presgen_find_own_' || %(table)s || %(types)s) IS NOT NULL
+_CALL: Final = """
+SELECT id, rank
+FROM {schema}.presgen_find_{table}({schema}.presgen_query(%s), {schema}.presgen_query(%s), %s, %s, %s, %s)
+"""
+_CALL_OWN: Final = """
+SELECT id, rank
+FROM {schema}.presgen_find_own_{table}({schema}.presgen_query(%s), {schema}.presgen_query(%s), %s, %s, %s)
+"""
+# The schema; whether the index is there; and whether policies let this login see some rows only, and it may call the
+# function that finds them by the index.
+_HOW: Final = """
+SELECT relnamespace::regnamespace::text,
+    EXISTS (
+        SELECT 1 FROM pg_index JOIN pg_class AS index ON index.oid = indexrelid
+        WHERE indrelid = searched.oid AND index.relname = %(index)s AND indisvalid),
+    row_security_active(searched.oid)
+    AND coalesce(has_function_privilege(to_regprocedure(
+        relnamespace::regnamespace::text || '.presgen_find_own_' || %(table)s || %(types)s), 'EXECUTE'), false)
     AND NOT EXISTS (
         SELECT 1 FROM pg_policy, unnest(polroles) AS role
-        WHERE polrelid = to_regclass(%(table)s) AND polpermissive AND pg_get_expr(polqual, polrelid) = 'true'
+        WHERE polrelid = searched.oid AND polpermissive AND pg_get_expr(polqual, polrelid) = 'true'
             AND (role = 0 OR pg_has_role(role, 'USAGE')))
+FROM pg_class AS searched
+WHERE oid = to_regclass(%(table)s)
 """
 
 _COLLATIONS: Final = """
@@ -154,10 +179,11 @@ WHERE collnamespace = 'pg_catalog'::regnamespace AND collencoding IN (-1, pg_cha
 ORDER BY collname = 'default' DESC, collname DESC
 """
 # A sample of what a search has to find in any case.
-_FOLDS: Final = "SELECT lower('\u00c4\u0416\u03a3' COLLATE {collation}) = '\u00e4\u0436\u03c3'"
+_FOLDS: Final = "SELECT lower('\u00c4\u0416\u03a3I' COLLATE {collation}) = '\u00e4\u0436\u03c3i'"
+# Without fastupdate every write is in the index at once, and no search has to read a list of what is not.
 _INDEX: Final = """
 CREATE INDEX {concurrently} IF NOT EXISTS {index} ON {schema}.{table}
-USING gin ({schema}.presgen_vector_{table}({owner}, {columns}))
+USING gin ({schema}.presgen_vector_{table}({owner}, {columns})) WITH (fastupdate = off)
 """
 _SOURCES: Final = r"""
 SELECT oid::regprocedure::text, prosrc
@@ -169,8 +195,15 @@ ORDER BY 1
 _IS_VALID: Final = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)"
 _PARTS: Final = """
 SELECT count(*)
-FROM pg_index
-WHERE indexrelid = ANY (ARRAY(SELECT to_regclass(name) FROM unnest(%s) AS name)) AND indisvalid
+FROM pg_index JOIN pg_class AS index ON index.oid = indexrelid
+    JOIN unnest(%s::text[], %s::text[]) AS wanted (name, of_table)
+        ON index.relname = wanted.name AND indrelid = to_regclass(wanted.of_table)
+WHERE indisvalid
+"""
+_SCHEMA: Final = """
+SELECT coalesce(
+    (SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('users')),
+    quote_ident(current_schema()))
 """
 # The role that tenancy admits to all rows, and the others that may look for a user by an address.
 _ROLES: Final = """
@@ -195,14 +228,15 @@ def install(database: Any) -> None:
         "variants": variants,
         "letters": letters,
     }
-    _execute(database, _WORDS, **words)
-    _execute(database, _QUERY, **words)
+    for statement in (_WORDS, _QUERY):
+        _execute(database, statement, **words)
     for subject in SUBJECTS:
         parts = {
             "schema": schema,
             "table": subject.table,
             "parameters": ", ".join(f"{column} text" for column in subject.columns),
-            "weighed": " || ".join(_weighed(subject, schema)),
+            "weighed": ", ".join(_weighed(subject, schema)),
+            "word_max": str(WORD_MAX),
             "vector": _vector(subject, schema, "t."),
             "is_alive": f"t.{subject.is_alive}",
             "ranked_max": str(RANKED_MAX),
@@ -213,7 +247,7 @@ def install(database: Any) -> None:
         _make_find_own(database, subject, parts)
     if before and _sources(database) != before:  # an older version's index knows other words
         for subject in SUBJECTS:
-            database.execute_sql(f"DROP INDEX IF EXISTS {subject.index}")
+            database.execute_sql(f"DROP INDEX IF EXISTS {schema}.{subject.index}")
 
 
 def finish(database: Any) -> None:
@@ -222,32 +256,38 @@ def finish(database: Any) -> None:
     with Migrator(database).exclusive():
         concurrently = "" if database.in_transaction() else "CONCURRENTLY"
         for subject in SUBJECTS:
-            is_valid = database.execute_sql(_IS_VALID, (subject.index,)).fetchone()
-            if is_valid == (False,):
-                database.execute_sql(f"DROP INDEX {concurrently} {subject.index}")
+            index = f"{schema}.{subject.index}"
+            if database.execute_sql(_IS_VALID, (index,)).fetchone() == (False,):
+                database.execute_sql(f"DROP INDEX {concurrently} {index}")
             columns = ", ".join(subject.columns)
             words = {"schema": schema, "table": subject.table, "owner": subject.owner, "columns": columns}
             _execute(database, _INDEX, index=subject.index, concurrently=concurrently, **words)
-            database.execute_sql(f"ANALYZE {subject.table}")  # for the planner knows nothing of an index's words before
+            database.execute_sql(
+                f"ANALYZE {schema}.{subject.table}"
+            )  # for the planner knows nothing of an index's words before
 
 
 def uninstall(database: Any) -> None:
     """Drop indexes and functions."""
+    (schema,) = database.execute_sql(_SCHEMA).fetchone()
+    functions = ["presgen_query(text)", "presgen_words(text)"]
     for subject in SUBJECTS:
-        database.execute_sql(f"DROP INDEX IF EXISTS {subject.index}")
-        database.execute_sql(f"DROP FUNCTION IF EXISTS presgen_find_own_{subject.table}({_FIND_OWN_TYPES})")
-        database.execute_sql(f"DROP FUNCTION IF EXISTS presgen_find_{subject.table}({_FIND_TYPES})")
-        database.execute_sql(f"DROP FUNCTION IF EXISTS presgen_newest_{subject.table}({_NEWEST_TYPES})")
+        database.execute_sql(f"DROP INDEX IF EXISTS {schema}.{subject.index}")
         types = ", ".join(["bigint", *["text"] * len(subject.columns)])
-        database.execute_sql(f"DROP FUNCTION IF EXISTS presgen_vector_{subject.table}({types})")
-    for function in ("presgen_query", "presgen_words"):
-        database.execute_sql(f"DROP FUNCTION IF EXISTS {function}(text)")
+        functions += [
+            f"presgen_find_own_{subject.table}({_FIND_OWN_TYPES})",
+            f"presgen_find_{subject.table}({_FIND_TYPES})",
+            f"presgen_newest_{subject.table}({_NEWEST_TYPES})",
+            f"presgen_vector_{subject.table}({types})",
+        ]
+    for function in functions:
+        database.execute_sql(f"DROP FUNCTION IF EXISTS {schema}.{function}")
 
 
 def is_installed(database: Any) -> bool:
     """Whether every index is there and valid, and so what it rests on."""
-    names = [subject.index for subject in SUBJECTS]
-    return bool(database.execute_sql(_PARTS, (names,)).fetchone() == (len(SUBJECTS),))
+    names = [subject.index for subject in SUBJECTS], [subject.table for subject in SUBJECTS]
+    return bool(database.execute_sql(_PARTS, names).fetchone() == (len(SUBJECTS),))
 
 
 def found_ids(
@@ -260,20 +300,22 @@ def found_ids(
     after: tuple[float | None, int] | None,
     limit: int,
 ) -> list[tuple[int, float | None]]:
-    """A page of ids, each with its rank, if they are ranked."""
+    """A page of ids, each with its rank, if they are ranked; raises ConfigurationError where there is no index."""
     words, ranking = query.for_postgresql(), query.ranking_for_postgresql() if ranked else None
     page = (*(after or (None, None)), limit)
-    values: tuple[Any, ...]
-    apart = {"table": subject.table, "types": f"({_FIND_OWN_TYPES})"}
-    if database.execute_sql(_IS_ANSWERED_APART, apart).fetchone()[0]:
+    facts = {"table": subject.table, "index": subject.index, "types": f"({_FIND_OWN_TYPES})"}
+    schema, is_indexed, is_answered_apart = database.execute_sql(_HOW, facts).fetchone() or ("", False, False)
+    if not is_indexed:
+        raise not_installed()
+    sql, values = _CALL, (words, ranking, owner, *page)
+    if is_answered_apart:
         sql, values = _CALL_OWN, (words, ranking, *page)
-    else:
-        sql, values = _CALL, (words, ranking, owner, *page)
-    return database.execute_sql(sql.format(table=subject.table), values).fetchall()  # type: ignore[no-any-return]
+    statement = sql.format(schema=schema, table=subject.table)
+    return database.execute_sql(statement, values).fetchall()  # type: ignore[no-any-return]
 
 
 def forget(_database: Any, _table: str, _column: str) -> None:
-    """Nothing: the index follows the column, and what it had of it goes with VACUUM."""
+    """Nothing: the index follows the column; what it had of it before goes with REINDEX, after a VACUUM."""
 
 
 def _make_find_own(database: Any, subject: Subject, parts: dict[str, str]) -> None:
@@ -298,16 +340,17 @@ def _sources(database: Any) -> list[tuple[str, str]]:
 
 def _collation(database: Any) -> str:
     """A collation that knows lower case; raises ConfigurationError where the server has none."""
-    for (collation,) in database.execute_sql(_COLLATIONS).fetchall():
-        if database.execute_sql(_FOLDS.format(collation=collation)).fetchone()[0]:
-            return str(collation)
+    if database.execute_sql("SHOW server_encoding").fetchone() == ("UTF8",):
+        for (collation,) in database.execute_sql(_COLLATIONS).fetchall():
+            if database.execute_sql(_FOLDS.format(collation=collation)).fetchone()[0]:
+                return str(collation)
     raise ConfigurationError("search needs a database in UTF-8, and a collation such as C.utf8")
 
 
 def _weighed(subject: Subject, schema: str) -> Iterator[str]:
-    for column, weight in zip(subject.columns, "ABC", strict=False):
-        value = _READABLE.format(column=column, length=len(SEALED), sealed=SEALED)
-        yield _WEIGHED.format(schema=schema, value=value, weight=weight)
+    for number, (column, weight) in enumerate(zip(subject.columns, "ABC", strict=False)):
+        value = _READABLE.format(column=column, length=len(PREFIX), sealed=PREFIX)
+        yield _WEIGHED.format(schema=schema, value=value, weight=weight, base=number * _APART)
 
 
 def _vector(subject: Subject, schema: str, prefix: str) -> str:

@@ -6,34 +6,36 @@ from typing import Any, Final
 
 import peewee as pw
 
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, StatementInvalid
+from ...sealing import PREFIX
 from .query import Query
-from .subjects import SEALED, SUBJECTS, Subject
+from .subjects import SUBJECTS, Subject, not_installed
+from .words import separators_for_sqlite
 
 _REBUILD: Final = "INSERT INTO {fts} ({fts}) VALUES ('rebuild')"
 _STATEMENTS: Final = (
-    "CREATE VIEW IF NOT EXISTS {fts}_source AS SELECT id, {readable} FROM {table}",
+    "CREATE VIEW {fts}_source AS SELECT id, {readable} FROM {table}",
     """
-    CREATE VIRTUAL TABLE IF NOT EXISTS {fts} USING fts5(
+    CREATE VIRTUAL TABLE {fts} USING fts5(
         {columns}, content = '{fts}_source', content_rowid = 'id',
-        tokenize = "unicode61 remove_diacritics 0 categories 'L* N* M* Co'"
+        tokenize = "unicode61 remove_diacritics 0 categories 'L* N* M* Co' separators '{separators}'"
     )
     """,
     """
-    CREATE TRIGGER IF NOT EXISTS {fts}_insert AFTER INSERT ON {table} FOR EACH ROW
+    CREATE TRIGGER {fts}_insert AFTER INSERT ON {table} FOR EACH ROW
     BEGIN
         INSERT INTO {fts} (rowid, {columns}) VALUES (NEW.id, {new});
     END
     """,
     """
-    CREATE TRIGGER IF NOT EXISTS {fts}_update AFTER UPDATE OF {columns} ON {table} FOR EACH ROW
+    CREATE TRIGGER {fts}_update AFTER UPDATE OF {columns} ON {table} FOR EACH ROW
     BEGIN
         INSERT INTO {fts} ({fts}, rowid, {columns}) VALUES ('delete', OLD.id, {old});
         INSERT INTO {fts} (rowid, {columns}) VALUES (NEW.id, {new});
     END
     """,
     """
-    CREATE TRIGGER IF NOT EXISTS {fts}_delete AFTER DELETE ON {table} FOR EACH ROW
+    CREATE TRIGGER {fts}_delete AFTER DELETE ON {table} FOR EACH ROW
     BEGIN
         INSERT INTO {fts} ({fts}, rowid, {columns}) VALUES ('delete', OLD.id, {old});
     END
@@ -60,7 +62,8 @@ _WEIGHTS: Final = (10, 4, 2)
 
 
 def install(database: Any) -> None:
-    """Create and fill the FTS5 tables, and the triggers that keep them equal."""
+    """Create and fill the FTS5 tables, and the triggers that keep them equal; anew, where there are some."""
+    uninstall(database)
     for subject in SUBJECTS:
         try:
             for statement in _STATEMENTS:
@@ -100,7 +103,7 @@ def found_ids(
     after: tuple[float | None, int] | None,
     limit: int,
 ) -> list[tuple[int, float | None]]:
-    """A page of ids, each with its rank, if they are ranked."""
+    """A page of ids, each with its rank, if they are ranked; raises ConfigurationError where there is no index."""
     before_rank, before_id = after or (None, None)
     sql = _FIND.format(**_words(subject), is_alive=subject.is_alive, owner=f"{subject.table}.{subject.owner}")
     values = {
@@ -111,7 +114,12 @@ def found_ids(
         "before_id": before_id,
         "page": limit,
     }
-    return database.execute_sql(sql, values).fetchall()  # type: ignore[no-any-return]
+    try:
+        return database.execute_sql(sql, values).fetchall()  # type: ignore[no-any-return]
+    except StatementInvalid as error:
+        if f"no such table: {subject.index}" not in str(error):
+            raise
+    raise not_installed()
 
 
 def forget(database: Any, table: str, column: str) -> None:
@@ -124,6 +132,7 @@ def forget(database: Any, table: str, column: str) -> None:
 def _words(subject: Subject) -> dict[str, str]:
     return {
         "table": subject.table,
+        "separators": separators_for_sqlite(),
         "fts": subject.index,
         "columns": ", ".join(subject.columns),
         "readable": ", ".join(f"{_readable(column)} AS {column}" for column in subject.columns),
@@ -134,4 +143,4 @@ def _words(subject: Subject) -> dict[str, str]:
 
 
 def _readable(value: str) -> str:
-    return _READABLE.format(value=value, length=len(SEALED), sealed=SEALED)
+    return _READABLE.format(value=value, length=len(PREFIX), sealed=PREFIX)

@@ -14,7 +14,7 @@ from typing import Final
 
 from ...errors import ValidationError
 from ...validation import text as valid_text
-from .words import words_of
+from .words import WORD_MAX, words_of
 
 LENGTH_MAX: Final = 1_000
 _TOKEN: Final = re.compile(r'(?P<excluded>-?)"(?P<phrase>[^"]*)"(?P<open>\*?)|(?P<bare>\S+)')
@@ -30,7 +30,7 @@ class Term:
 
     def for_postgresql(self) -> str:
         """The term as a part of a tsquery."""
-        quoted = [f"'{word}'" for word in self.words]
+        quoted = [f"'{word[:WORD_MAX]}'" for word in self.words]
         return f"({' <-> '.join(quoted)}{':*' if self.is_prefix else ''})"
 
     def for_sqlite(self) -> str:

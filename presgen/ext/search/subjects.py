@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ...errors import ConfigurationError
 from ...models import PresentationJob, User, VoiceClone
 
 
@@ -30,12 +31,14 @@ class Subject:
         return f"idx_{self.table}_search"
 
 
-# The beginning of a sealed address, of which a search knows nothing.
-SEALED: Final = "enc@@1:"
-
 USERS: Final = Subject(User, ("name", "email"), "id", "is_active")
 VOICE_CLONES: Final = Subject(VoiceClone, ("name", "s3_path"), "owner_id", "is_active")
 JOBS: Final = Subject(
     PresentationJob, ("s3_pptx_path", "s3_video_path", "error_message"), "owner_id", "deleted_at IS NULL"
 )
 SUBJECTS: Final = (USERS, VOICE_CLONES, JOBS)
+
+
+def not_installed() -> ConfigurationError:
+    """The error for a database that has no index of words, or not the whole of one."""
+    return ConfigurationError("the database has no index of words; run: presgen install search")

@@ -11,6 +11,8 @@ from typing import Final
 _SEPARATORS: Final = frozenset("PSZC")
 _NOT_EVEN_SEPARATORS: Final = frozenset(("Cn", "Co", "Cs"))
 _LAST_CODE_POINT: Final = 0x1FFFF
+WORD_MAX: Final = 255
+"""Characters of a word that PostgreSQL compares; a tsvector's words have 2,046 bytes at most."""
 
 
 @cache
@@ -36,6 +38,14 @@ def separator_ranges() -> tuple[tuple[int, int], ...]:
 def word_pattern() -> re.Pattern[str]:
     """Matches a word."""
     return re.compile("[^" + "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in separator_ranges()) + "]+")
+
+
+def separators_for_sqlite() -> str:
+    """The separators beyond ASCII, for FTS5's unicode61, which knows those of Unicode 6.1 alone."""
+    points = (point for first, last in separator_ranges() for point in range(max(first, 128), last + 1))
+    return "".join(
+        char for char in map(chr, points) if unicodedata.category(char)[0] in _SEPARATORS and char.isprintable()
+    )
 
 
 def separators_for_postgresql() -> str:
