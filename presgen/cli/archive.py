@@ -168,7 +168,11 @@ def purge(context: click.Context, older_than: float, yes: bool) -> None:
     manager = open_manager(context)
     if not yes:
         click.confirm(f"Jobs that were soft-deleted more than {older_than:g} days ago will be lost. Go on?", abort=True)
-    click.echo(f"jobs deleted: {archive.purge(manager, older_than=timedelta(days=older_than))}")
+    try:
+        age = timedelta(days=older_than)
+    except (ValueError, OverflowError):
+        raise click.BadParameter(f"{older_than} is no number of days", param_hint="--older-than") from None
+    click.echo(f"jobs deleted: {archive.purge(manager, older_than=age)}")
 
 
 @archive_group.command("units")

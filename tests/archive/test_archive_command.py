@@ -143,4 +143,4 @@ def test_uninstalling_asks_and_leaves_the_files(url: str, run: Run, folder: Path
     assert "the files stay" in refused.stdout
     assert refused.exit_code == 1
     succeeded(CliRunner().invoke(cli, (*command, "--yes")))
-    assert len(list(folder.iterdir())) == 2
+    assert len(list(folder.glob("jobs-*"))) == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -188,17 +187,55 @@ def test_what_a_crash_has_left_is_no_archive(db: DatabaseManager, voice: VoiceCl
     assert [found.job.id for found in archive.search(folder)] == [job.id]
 
 
-def test_unfinished_files_of_another_database_are_left_alone(
+def test_what_was_not_recorded_is_set_aside_and_not_deleted(
     db: DatabaseManager, voice: VoiceClone, folder: Path
 ) -> None:
+    """As a copy of the database does that is older than the archive."""
     finished(voice)
     in_hand(voice)
     archive.run(db, folder)
     manifest = archive.manifests(folder)[0]
     for name in (manifest.file, f"{manifest.name}.json"):
         (folder / name).rename(folder / f"{name}.part")
-    db.uninstall("archive")
-    db.install("archive")
-    with pytest.raises(ArchiveError, match="it is another database's"):
-        archive.run(db, folder, retention={JobStatus.COMPLETED: timedelta(0)})
-    assert len(list(folder.iterdir())) == 2
+    db.database.execute_sql("DELETE FROM presgen_archives")
+    assert archive.run(db, folder) == 0
+    assert sorted(file.suffix for file in folder.glob("jobs-*")) == [".abandoned", ".abandoned"]
+
+
+def test_a_manifest_that_was_not_written_whole_stops_nothing(
+    db: DatabaseManager, voice: VoiceClone, folder: Path
+) -> None:
+    finished(voice)
+    in_hand(voice)
+    folder.mkdir()
+    name = "jobs-20260101T000000000000Z-0123abcd"
+    (folder / f"{name}.json.part").write_text('{"name": "jo')
+    (folder / f"{name}.jsonl.gz.part").write_bytes(b"x")
+    assert archive.run(db, folder) == 1
+    assert not (folder / f"{name}.jsonl.gz.part").exists()
+
+
+def test_files_of_others_are_left_alone(db: DatabaseManager, voice: VoiceClone, folder: Path, tmp_path: Path) -> None:
+    finished(voice)
+    in_hand(voice)
+    folder.mkdir()
+    victim = tmp_path / "victim.txt"
+    victim.write_text("x")
+    for name in ("jobs-of-the-week.json", "jobs-report.jsonl.part", "notes.txt"):
+        (folder / name).write_text("{}")
+    (folder / "jobs-20260101T000000000000Z-0123abcd.json.part").write_text('{"file": "../victim.txt", "format": 1}')
+    assert archive.run(db, folder) == 1
+    assert victim.exists()
+    assert all((folder / name).exists() for name in ("jobs-of-the-week.json", "jobs-report.jsonl.part", "notes.txt"))
+    assert len(archive.manifests(folder)) == 1
+
+
+def test_missing_data_are_no_archive(db: DatabaseManager, voice: VoiceClone, folder: Path) -> None:
+    finished(voice)
+    in_hand(voice)
+    archive.run(db, folder)
+    manifest = archive.manifests(folder)[0]
+    (folder / f"{manifest.name}.json").rename(folder / f"{manifest.name}.json.part")
+    (folder / manifest.file).unlink()
+    with pytest.raises(ArchiveError, match="is missing in .*, and its jobs have left the database"):
+        archive.run(db, folder)

@@ -14,7 +14,7 @@ import pytest
 from fixtures.archives import AT_ONCE, archived_ids, finished, in_hand, lines_of, new_voice, stored_ids
 from fixtures.tenants import Tenancy, with_voice_and_job
 
-from presgen import DatabaseManager, JobEvent, JobStatus, PresentationJob, ValidationError, VoiceClone
+from presgen import DatabaseManager, JobEvent, JobStatus, PresentationJob, PresgenError, ValidationError, VoiceClone
 from presgen.errors import ArchiveError, ConfigurationError, InvalidTransition
 from presgen.ext import archive, audit
 from presgen.roles import create, plan
@@ -53,7 +53,7 @@ def test_unfinished_jobs_stay_whatever_their_age(db: DatabaseManager, voice: Voi
     in_hand(voice)
     assert archive.run(db, folder, retention=AT_ONCE) == 0
     assert len(stored_ids()) == 2
-    assert list(folder.iterdir()) == []
+    assert archive.manifests(folder) == []
 
 
 def test_a_batch_is_a_file_with_a_manifest(db: DatabaseManager, voice: VoiceClone, folder: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_batch_is_a_file_with_a_manifest(db: DatabaseManager, voice: VoiceClon
         (2, db.migrations.applied()[-1]),
     }
     assert manifests[0].first_finished_at < manifests[0].last_finished_at
-    for file in folder.iterdir():
+    for file in folder.glob("jobs-*"):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert archive.verify(folder, manager=db) == []
@@ -117,6 +117,49 @@ def test_archivers_at_once_share_the_work(url: str, db: DatabaseManager, voice: 
     assert archive.verify(folder, manager=db) == []
 
 
+def test_nothing_is_archived_inside_a_transaction(db: DatabaseManager, voice: VoiceClone, folder: Path) -> None:
+    job = finished(voice)
+    in_hand(voice)
+    with pytest.raises(PresgenError, match=r"archive.run\(\) inside a transaction"), db.transaction():
+        archive.run(db, folder)
+    archive.run(db, folder)
+    with pytest.raises(PresgenError, match=r"archive.restore\(\) inside a transaction"), db.transaction():
+        archive.restore(db, folder, everything=True)
+    assert archived_ids(folder) == [job.id]
+
+
+def test_another_isolation_is_refused(postgresql: str, db: DatabaseManager, voice: VoiceClone, folder: Path) -> None:
+    """Its snapshot would not show what the archiver before has committed."""
+    job = finished(voice)
+    name = db.database.execute_sql("SELECT current_database()").fetchone()[0]
+    db.database.execute_sql(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
+    url = db.config.url
+    db.close()
+    with DatabaseManager(url) as manager, pytest.raises(ConfigurationError, match="READ COMMITTED"):
+        archive.run(manager, folder)
+    with DatabaseManager(url):
+        assert stored_ids() == [job.id]
+
+
+def test_a_folder_belongs_to_one_database(db: DatabaseManager, voice: VoiceClone, folder: Path, tmp_path: Path) -> None:
+    """Another one changes nothing there, whatever a crash has left."""
+    finished(voice)
+    in_hand(voice)
+    archive.run(db, folder)
+    manifest = archive.manifests(folder)[0]
+    for name in (manifest.file, f"{manifest.name}.json"):
+        (folder / name).rename(folder / f"{name}.part")
+    before = {file.name for file in folder.iterdir()}
+    with DatabaseManager(f"sqlite:///{tmp_path / 'other.db'}") as other:
+        other.migrate()
+        other.install("archive")
+        for _ in range(3):
+            finished(new_voice())
+        with pytest.raises(ArchiveError, match="belongs to another database"):
+            archive.run(other, folder)
+    assert {file.name for file in folder.iterdir()} == before
+
+
 def test_sqlite_keeps_its_highest_ids_so_that_no_new_job_gets_an_archived_one(tmp_path: Path) -> None:
     with DatabaseManager(f"sqlite:///{tmp_path / 'a.db'}") as manager:
         manager.migrate()
@@ -137,7 +180,7 @@ def test_the_folder_of_another_database_is_refused(
     archive.run(db, folder)
     db.uninstall("archive")
     db.install("archive")  # as a database that was restored from an older backup
-    with pytest.raises(ArchiveError, match="has not written jobs-.*use another folder"):
+    with pytest.raises(ArchiveError, match="belongs to another database; use another folder"):
         archive.run(db, folder)
     (finding,) = archive.verify(folder, manager=db)
     assert "has not written" in str(finding)

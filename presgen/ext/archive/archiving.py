@@ -21,7 +21,7 @@ from .columns import require_alone
 from .compression import suffix_of
 from .folder import Folder
 from .manifest import Manifest
-from .settling import settle
+from .settling import durably, settle
 
 RETENTION: Final[Mapping[JobStatus, timedelta]] = {
     JobStatus.COMPLETED: timedelta(days=90),
@@ -32,6 +32,7 @@ RETENTION: Final[Mapping[JobStatus, timedelta]] = {
 BATCH: Final = 5_000
 """Jobs a file."""
 _BATCH_MAX: Final = 30_000
+_AGE_MAX: Final = timedelta(days=36_525)
 ACTOR: Final = "archive"
 """Who writes, for the audit log."""
 
@@ -51,23 +52,23 @@ def run(
     """Move the jobs that ended longer ago than their status is kept, with their events, to files; gives their number.
 
     A file holds at most `batch` jobs, and is on the disk before they leave the database, in one transaction a file: so
-    this can be broken off anywhere and run again, and be run by several at once. `compression` is gzip or, with the
-    extra `zstd`, zstd. Jobs that somebody else has locked are left for the next time. Raises ConfigurationError for a
-    login that sees some rows only, ArchiveError for a folder that is another database's, ValidationError.
+    this can be broken off anywhere and run again, and be run by several at once, but not inside a transaction.
+    `compression` is gzip or, with the extra `zstd`, zstd. Jobs that somebody else has locked are left for the next
+    time. Raises ConfigurationError for a login that sees some rows only, ArchiveError for a folder that is another
+    database's, ValidationError.
     """
     batch = validation.argument(validation.between(1, _BATCH_MAX), batch, "batch")
     target, suffix, kept = Folder(folder), suffix_of(compression), _kept(retention)
     database = manager.database
-    catalog.require_installed(database)
-    target.create()
-    with manager.session(), manager.acting_as(actor=ACTOR):
+    with durably(database, "archive.run()"), manager.acting_as(actor=ACTOR):
         require_alone(database)
         for model in (PresentationJob, JobEvent):
             require_all_rows(database, model._meta.table_name)
-        cutoffs = _cutoffs(database, kept)
-        manager.run_in_transaction(partial(settle, database, target))
+        owner, cutoffs = catalog.database_id(database), _cutoffs(database, kept)
+        with target.alone(owner):
+            manager.run_in_transaction(partial(settle, database, target))
         total, done = rows.count_due(database, cutoffs) if progress is not None else 0, 0
-        for manifest in _archived(manager, target, cutoffs, batch, suffix):
+        for manifest in _archived(manager, target, owner, cutoffs, batch, suffix):
             done += manifest.jobs
             if progress is not None:
                 progress(done, max(done, total))
@@ -92,6 +93,7 @@ def purge(manager: DatabaseManager, *, older_than: timedelta, batch: int = BATCH
     job = PresentationJob
     manager.require_binding()
     with manager.session(), manager.acting_as(actor=ACTOR):
+        require_all_rows(manager.database, job._meta.table_name)
         is_old = (job.deleted_at < database_now(manager.database) - age) & job.status.in_(_FINISHED)
         chosen = job.select(job.id).where(is_old).order_by(job.id).limit(batch)
 
@@ -105,16 +107,22 @@ _FINISHED: Final = tuple(status for status in JobStatus if status.is_finished)
 
 
 def _archived(
-    manager: DatabaseManager, folder: Folder, cutoffs: Mapping[JobStatus, datetime], batch: int, suffix: str
+    manager: DatabaseManager,
+    folder: Folder,
+    owner: str,
+    cutoffs: Mapping[JobStatus, datetime],
+    batch: int,
+    suffix: str,
 ) -> Iterator[Manifest]:
     """Archive batch by batch, each a file and a transaction."""
     after = 0
     while True:
-        step = partial(_archive_batch, manager, folder, cutoffs, after, batch, suffix)
-        manifest = manager.run_in_transaction(step)
-        if manifest is None:
-            return
-        folder.seal(manifest)
+        with folder.alone(owner):
+            step = partial(_archive_batch, manager, folder, cutoffs, after, batch, suffix)
+            manifest = manager.run_in_transaction(step)
+            if manifest is None:
+                return
+            folder.seal(manifest)
         yield manifest
         after = manifest.last_job_id
 
@@ -187,6 +195,6 @@ def _kept(retention: Mapping[JobStatus, timedelta]) -> dict[JobStatus, timedelta
 
 
 def _age(age: Any, name: str) -> timedelta:
-    if isinstance(age, timedelta) and age >= timedelta(0):
+    if isinstance(age, timedelta) and timedelta(0) <= age <= _AGE_MAX:
         return age
-    raise ValidationError(f"{name} must be a timedelta, and not negative", field=name, rule="type")
+    raise ValidationError(f"{name} must be a timedelta, not negative and of 100 years at most", field=name, rule="type")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection
 from typing import Any, Final
 
@@ -23,11 +24,17 @@ CREATE TABLE IF NOT EXISTS presgen_archives (
     removed_at {moment}
 )
 """
+# Whose a folder is, for a folder belongs to one database.
+_CREATE_IDENTITY: Final = (
+    "CREATE TABLE IF NOT EXISTS presgen_archive_owner (database_id VARCHAR(32) NOT NULL PRIMARY KEY)"
+)
+_IDENTITY: Final = "SELECT database_id FROM presgen_archive_owner"
 _WORDS: Final = {
     False: {"moment": "TIMESTAMPTZ", "now": "now()"},
     True: {"moment": "TIMESTAMPTZ", "now": "(strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'))"},
 }
 _COLUMNS: Final = ("name", "sha256", "jobs", "archived_at", "removed_at")
+_DURABLE: Final = "SELECT current_setting('transaction_isolation'), set_config('synchronous_commit', 'on', true)"
 # One archiver at a time: between the writing of a file and its COMMIT nobody else may take it for a leftover.
 _LOCK_KEY: Final = int.from_bytes(b"archive\0", "big")
 
@@ -35,29 +42,43 @@ _LOCK_KEY: Final = int.from_bytes(b"archive\0", "big")
 def install(database: Any) -> None:
     """Create the record of archives."""
     database.execute_sql(_CREATE.format(**_WORDS[is_sqlite(database)]))
+    database.execute_sql(_CREATE_IDENTITY)
+    if database.execute_sql(_IDENTITY).fetchone() is None:
+        owner = pw.Table("presgen_archive_owner", ("database_id",)).bind(database)
+        owner.insert({"database_id": secrets.token_hex(16)}).execute()
 
 
 def uninstall(database: Any) -> None:
     """Drop the record of archives; their files stay, and this database does not know them any more."""
-    database.execute_sql(f"DROP TABLE IF EXISTS {TABLE}")
+    for table in (TABLE, "presgen_archive_owner"):
+        database.execute_sql(f"DROP TABLE IF EXISTS {table}")
 
 
 def is_installed(database: Any) -> bool:
     """Whether the database has the record."""
-    return bool(database.table_exists(TABLE))
+    return bool(database.table_exists(TABLE) and database.table_exists("presgen_archive_owner"))
 
 
-def require_installed(database: Any) -> None:
-    """Raise ConfigurationError where there is no record."""
+def database_id(database: Any) -> str:
+    """What tells this database from others, but from its copies; raises ConfigurationError where there is no record."""
     with session(database):
         if not is_installed(database):
             raise ConfigurationError("the database keeps no record of archives; run: presgen install archive")
+        return str(database.execute_sql(_IDENTITY).fetchone()[0])
 
 
 def lock(database: Any) -> None:
-    """Keep other archivers out until the transaction ends; on SQLite, BEGIN IMMEDIATE did so."""
-    if not is_sqlite(database):
-        database.execute_sql("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+    """Keep other archivers out until the transaction ends, whose commit then is on the disk when it returns.
+
+    On SQLite, BEGIN IMMEDIATE keeps others out. Raises ConfigurationError under a default isolation that would not show
+    what the archiver before has committed.
+    """
+    if is_sqlite(database):
+        return
+    database.execute_sql("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+    isolation, _ = database.execute_sql(_DURABLE).fetchone()
+    if isolation != "read committed":
+        raise ConfigurationError(f"archiving needs transactions of READ COMMITTED, and this login's are {isolation}")
 
 
 def record(database: Any, manifest: Manifest) -> None:

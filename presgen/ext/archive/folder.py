@@ -3,12 +3,16 @@
 A data file and its manifest are written as `….part` and brought to the disk; then the transaction commits that deletes
 the jobs and records the archive; then `seal()` gives both their names, the manifest last. So a manifest under its own
 name is an archive, and what a crash has left as `….part` is one too if the database has its record, or else nothing.
+No whole file is ever deleted: what has no record is set aside as `….abandoned`, what was taken back as `….restored`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Iterable, Iterator
+import re
+import time
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
@@ -17,13 +21,18 @@ from typing import Final
 
 from ...durable import created, sha256_of, sync_file
 from ...errors import ArchiveError, ValidationError
-from .compression import compressed, decompressed
+from .compression import SUFFIXES, compressed, decompressed
 from .manifest import Manifest
 
 _PART: Final = ".part"
 _MANIFEST: Final = ".json"
 _DATA: Final = ".jsonl"
-_PREFIX: Final = "jobs-"
+_ABANDONED: Final = ".abandoned"
+_RESTORED: Final = ".restored"
+_OWNER: Final = "database"
+_LOCK: Final = "lock"
+_LOCK_POLL_SECONDS: Final = 0.05
+_NAME: Final = re.compile(r"(?P<name>jobs-\d{8}T\d{12}Z-[0-9a-f]{8})(?P<kind>\..+)")
 
 
 @dataclass(frozen=True)
@@ -43,24 +52,48 @@ class Folder:
             raise ValidationError("folder must be a path", field="folder", rule="type")
         self.path = Path(path)
 
-    def create(self) -> None:
-        """Make the folder where it is missing, for its owner alone."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    @contextmanager
+    def alone(self, database_id: str) -> Iterator[None]:
+        """Make the folder where it is missing, for its owner alone, and keep others out of it for the block.
+
+        Raises ArchiveError for a folder of another database, and changes nothing there.
+        """
+        if not self.path.exists():
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sync_file(self.path.parent)
+        with open(self.path / _LOCK, "a", encoding="utf-8") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(_LOCK_POLL_SECONDS)
+            self._require_owner(database_id)
+            yield
 
     def sealed(self) -> list[Manifest]:
         """The archives, in the order of their names; raises FileNotFoundError for a folder that is missing."""
-        return self._manifests(_MANIFEST)
+        return [
+            Manifest.from_json(path.read_text(errors="replace"), name=name, source=path.name)
+            for name, path in self._files(_MANIFEST)
+        ]
 
     def unsealed(self) -> list[Manifest]:
-        """What was written whole and has no name yet."""
-        return self._manifests(_MANIFEST + _PART)
+        """What was written whole and has no name yet; a manifest that was not is set aside."""
+        found = []
+        for name, path in self._files(_MANIFEST + _PART):
+            try:
+                found.append(Manifest.from_json(path.read_text(errors="replace"), name=name, source=path.name))
+            except ArchiveError:  # the transaction begins to commit when the manifest is whole
+                os.replace(path, path.with_name(path.name + _ABANDONED))
+        return found
 
-    def strays(self) -> list[tuple[str, Path]]:
-        """Data files without a manifest of whatever kind, each with the archive's name; what a crash has left."""
-        known = {manifest.name for manifest in (*self.sealed(), *self.unsealed())}
-        files = sorted(self.path.glob(f"{_PREFIX}*{_DATA}.*"))
-        named = [(file.name.partition(_DATA)[0], file) for file in files]
-        return [(name, file) for name, file in named if name not in known]
+    def remove_strays(self, known: Container[str]) -> None:
+        """Remove the data files that a crash has left unfinished, before their manifests."""
+        for suffix in SUFFIXES.values():
+            for name, path in self._files(_DATA + suffix + _PART):
+                if name not in known:
+                    path.unlink(missing_ok=True)
 
     def write(self, name: str, lines: Iterable[str], suffix: str) -> tuple[str, Summary]:
         """Write a data file, bring it to the disk and read it back; gives its later name and what was counted."""
@@ -83,19 +116,22 @@ class Folder:
         sync_file(self.path)
 
     def seal(self, manifest: Manifest) -> None:
-        """Give both files their names; again is no error."""
+        """Give both files their names; again is no error. Raises ArchiveError where the data are missing."""
+        data, part = self.path / manifest.file, self.path / (manifest.file + _PART)
+        if not data.exists() and not part.exists():
+            raise ArchiveError(f"{manifest.file} is missing in {self.path}, and its jobs have left the database")
         for file in (manifest.file, manifest.name + _MANIFEST):  # the manifest last: it says that there is an archive
-            with suppress(FileNotFoundError):  # somebody else has finished it
+            with suppress(FileNotFoundError):  # a process that was killed has done so
                 os.replace(self.path / (file + _PART), self.path / file)
         sync_file(self.path)
 
-    def discard(self, manifest: Manifest) -> None:
-        """Remove what has no name yet."""
-        self._remove(manifest.name + _MANIFEST + _PART, manifest.file + _PART, manifest.file)
-
-    def remove(self, manifest: Manifest) -> None:
-        """Remove an archive; again is no error."""
-        self._remove(manifest.name + _MANIFEST, manifest.file)
+    def set_aside(self, manifest: Manifest, *, is_sealed: bool) -> None:
+        """Let files be no archive: ones that no database has recorded, or whose jobs are back; again is no error."""
+        ending, mark = ("", _RESTORED) if is_sealed else (_PART, _ABANDONED)
+        for file in (manifest.name + _MANIFEST, manifest.file):
+            with suppress(FileNotFoundError):
+                os.replace(self.path / (file + ending), self.path / (file + mark))
+        sync_file(self.path)
 
     def lines(self, manifest: Manifest, *, is_sealed: bool = True) -> Iterator[str]:
         """The lines of a data file, as they are read; raises ArchiveError for one that is missing or damaged."""
@@ -116,9 +152,22 @@ class Folder:
         if sha256 != manifest.sha256:
             raise ArchiveError(f"{manifest.file} is damaged: its SHA-256 is {sha256}")
 
-    def _manifests(self, suffix: str) -> list[Manifest]:
-        names = sorted(name for name in os.listdir(self.path) if name.startswith(_PREFIX) and name.endswith(suffix))
-        return [Manifest.from_json((self.path / name).read_text(), source=name) for name in names]
+    def _files(self, kind: str) -> list[tuple[str, Path]]:
+        """The files of that kind with their archives' names, in the order of these."""
+        found = [(match, name) for name in os.listdir(self.path) if (match := _NAME.fullmatch(name))]
+        return sorted((match["name"], self.path / name) for match, name in found if match["kind"] == kind)
+
+    def _require_owner(self, database_id: str) -> None:
+        path = self.path / _OWNER
+        if not path.exists():
+            part = self.path / f"{_OWNER}{_PART}"
+            part.unlink(missing_ok=True)
+            with created(part) as file:
+                file.write(database_id.encode())
+            os.replace(part, path)
+            sync_file(self.path)
+        elif path.read_text().strip() != database_id:
+            raise ArchiveError(f"{self.path} belongs to another database; use another folder")
 
     @contextmanager
     def _opened(self, manifest: Manifest, *, is_sealed: bool = True) -> Iterator[BufferedReader]:
@@ -137,11 +186,6 @@ class Folder:
         with open(part, "rb") as raw, decompressed(raw, suffix, source=part.name) as text:
             lines = sum(1 for _ in text)
         return Summary(sha256_of(part), part.stat().st_size, lines)
-
-    def _remove(self, *files: str) -> None:
-        for file in files:
-            (self.path / file).unlink(missing_ok=True)
-        sync_file(self.path)
 
 
 def manifests(folder: Path | str) -> list[Manifest]:

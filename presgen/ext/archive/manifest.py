@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 from ...errors import ArchiveError
+from .compression import SUFFIXES
 
 FORMAT: Final = 1
 """Which lines a data file has: a JSON object a job, `{"job": {column: value}, "events": [{column: value}, …]}`."""
@@ -43,15 +44,21 @@ class Manifest:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, text: str, *, source: str) -> Manifest:
-        """Read the document of the file `source`; raises ArchiveError for one that is none, or of a later format."""
+    def from_json(cls, text: str, *, name: str, source: str) -> Manifest:
+        """Read the document of the file `source`, which is about the archive `name`.
+
+        Raises ArchiveError for one that is not, and for one of a later format.
+        """
         try:
             found: dict[str, Any] = json.loads(text)
             if found["format"] > FORMAT:
                 raise ArchiveError(f"{source} was written by a later presgen, in format {found['format']}")
-            return cls(**{field.name: found[field.name] for field in fields(cls)})
+            manifest = cls(**{field.name: found[field.name] for field in fields(cls)})
+            if manifest.name == name and manifest.file in [f"{name}.jsonl{suffix}" for suffix in SUFFIXES.values()]:
+                return manifest
         except (ValueError, TypeError, KeyError):
-            raise ArchiveError(f"{source} is no manifest of an archive, or is damaged") from None
+            pass
+        raise ArchiveError(f"{source} is no manifest of an archive, or is damaged")
 
     def may_have(self, job_id: int) -> bool:
         """Whether the job's id is in the file's range."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,7 @@ from . import catalog, rows
 from .archiving import ACTOR, Progress, store
 from .folder import Folder
 from .manifest import Manifest
-from .settling import settle
+from .settling import durably, settle
 
 
 def restore(
@@ -29,10 +31,11 @@ def restore(
 ) -> int:
     """Put jobs and their events back into the database, each value as it was; gives the number of jobs.
 
-    Those of the archives `names`, those of `job_ids`, or all with `everything`. They leave the folder with that: an
-    archive of which some jobs stay is written anew. One transaction an archive, so this can be broken off and run
-    again. The login has to own the tables, for the history is nobody else's to write. Raises ArchiveError for a
-    damaged file, for jobs that are in no archive, that the database has already, or whose owner or voice is gone.
+    Those of the archives `names`, those of `job_ids`, or all with `everything`. They leave their archive with that,
+    which is set aside as `….restored`; one of which some jobs stay is written anew. One transaction an archive, so this
+    can be broken off and run again, but not inside a transaction. The login has to own the tables, for the history is
+    nobody else's to write. Raises ArchiveError for a damaged file, for jobs that are in no archive, that the database
+    has already, or whose owner or voice is gone.
     """
     source = Folder(folder)
     everything = validation.argument(validation.flag, everything, "everything")
@@ -40,14 +43,17 @@ def restore(
         raise ValidationError("name archives or job_ids, or say everything=True", field="names", rule="required")
     named = None if names is None else set(validation.argument(validation.several, names, "names"))
     wanted = None if job_ids is None else _clean_ids(validation.argument(validation.several, job_ids, "job_ids"))
-    catalog.require_installed(manager.database)
-    with manager.session(), manager.acting_as(actor=ACTOR):
-        manager.run_in_transaction(partial(settle, manager.database, source))
+    if not source.path.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source.path))
+    owner = catalog.database_id(manager.database)
+    with durably(manager.database, "archive.restore()"), manager.acting_as(actor=ACTOR):
+        with source.alone(owner):
+            manager.run_in_transaction(partial(settle, manager.database, source))
         archives = _chosen(source, named, wanted)
         total, restored = sum(manifest.jobs for manifest in archives), 0
         left = None if wanted is None else set(wanted)
         for manifest in archives:
-            back = _restore_archive(manager, source, manifest, left)
+            back = _restore_archive(manager, source, owner, manifest, left)
             restored += len(back)
             if left is not None:
                 left -= back
@@ -58,18 +64,23 @@ def restore(
     return restored
 
 
-def _restore_archive(manager: DatabaseManager, folder: Folder, manifest: Manifest, wanted: set[int] | None) -> set[int]:
-    try:
-        back, rest = manager.run_in_transaction(partial(_restore_in_transaction, manager, folder, manifest, wanted))
-    except StatementInvalid as error:
-        if error.sqlstate != "42501":
-            raise
-        raise ConfigurationError(f"to restore jobs, connect as the role that owns presgen's tables: {error}") from None
-    if rest is not None:
-        folder.seal(rest)
-    if back:
-        folder.remove(manifest)
-    return back
+def _restore_archive(
+    manager: DatabaseManager, folder: Folder, owner: str, manifest: Manifest, wanted: set[int] | None
+) -> set[int]:
+    with folder.alone(owner):
+        try:
+            back, rest = manager.run_in_transaction(partial(_restore_in_transaction, manager, folder, manifest, wanted))
+        except StatementInvalid as error:
+            if error.sqlstate != "42501":
+                raise
+            raise ConfigurationError(
+                f"to restore jobs, connect as the role that owns presgen's tables: {error}"
+            ) from None
+        if rest is not None:
+            folder.seal(rest)
+        if back:
+            folder.set_aside(manifest, is_sealed=True)
+        return back
 
 
 def _restore_in_transaction(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
@@ -109,8 +109,17 @@ def _value(field: Any, stored: Any) -> Any:
     if isinstance(field, DocumentField):
         return json.loads(stored)
     if isinstance(field, MomentField):
-        return validation.moment(datetime.fromisoformat(stored))
+        return _moment(stored)
     return field.python_value(stored)
+
+
+def _moment(stored: str) -> datetime:
+    """A moment; the earliest or the latest that Python knows for one that it does not."""
+    try:
+        return datetime.fromisoformat(stored).astimezone(timezone.utc)
+    except ValueError:
+        is_early = stored.startswith("-") or stored.endswith("BC")
+        return (datetime.min if is_early else datetime.max).replace(tzinfo=timezone.utc)
 
 
 def _by_column(instance: Any) -> dict[str, Any]:

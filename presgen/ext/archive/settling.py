@@ -1,47 +1,54 @@
-"""What a crash has left in a folder, made whole or removed."""
+"""What a crash has left in a folder, made whole or set aside."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from ...errors import ArchiveError
-from . import catalog, rows
+from ...clock import is_sqlite
+from ...context import session
+from ...errors import PresgenError
+from . import catalog
 from .folder import Folder
-from .manifest import Manifest
 
 
 def settle(database: Any, folder: Folder) -> None:
-    """Seal what the database has recorded, and remove what it has not or has taken back.
+    """Seal what the database has recorded, and set aside what it has not or has taken back.
 
     In the caller's transaction, until whose end other archivers are kept out. Raises ArchiveError for archives of
-    another database, and changes none of them.
+    another database.
     """
     catalog.lock(database)
-    sealed, unsealed, strays = folder.sealed(), folder.unsealed(), folder.strays()
-    names = [*(manifest.name for manifest in (*sealed, *unsealed)), *(name for name, _ in strays)]
+    sealed, unsealed = folder.sealed(), folder.unsealed()
+    names = [manifest.name for manifest in (*sealed, *unsealed)]
     known = catalog.known(database, names) if names else {}
     removed = [manifest for manifest in sealed if catalog.require_known(database, manifest, known)]
     for manifest in unsealed:
         if manifest.name in known:
             folder.seal(manifest)
         else:
-            _require_leftover(database, folder, manifest, sealed)
-            folder.discard(manifest)
+            folder.set_aside(manifest, is_sealed=False)
     for manifest in removed:
-        folder.remove(manifest)
-    for name, file in strays:
-        _, is_removed = known.get(name, ("", False))
-        if file.suffix == ".part" or is_removed:
-            file.unlink(missing_ok=True)
+        folder.set_aside(manifest, is_sealed=True)
+    folder.remove_strays(known=set(names))
 
 
-def _require_leftover(database: Any, folder: Folder, manifest: Manifest, sealed: list[Manifest]) -> None:
-    """Raise ArchiveError unless the jobs are where they were: in the database, or in the archive to be replaced."""
-    if any(manifest.replaces == archive.name for archive in sealed):
-        return
-    lines = folder.lines(manifest, is_sealed=False)
-    job_ids = {rows.decoded(line, source=manifest.file)["job"]["id"] for line in lines}
-    if job_ids - rows.existing(database, sorted(job_ids)):
-        raise ArchiveError(
-            f"{manifest.file} has jobs that this database neither has nor has archived: it is another database's"
-        )
+@contextmanager
+def durably(database: Any, operation: str) -> Iterator[None]:
+    """A session whose commits are on the disk when they return; raises PresgenError inside a transaction.
+
+    What is done to files cannot be undone with a transaction, and must not come before it on the disk.
+    """
+    if database.in_transaction():
+        raise PresgenError(f"{operation} inside a transaction could not be undone with it: commit first")
+    with session(database):
+        if not is_sqlite(database):
+            yield  # catalog.lock() sees to it
+            return
+        (before,) = database.execute_sql("PRAGMA synchronous").fetchone()
+        database.execute_sql("PRAGMA synchronous = FULL")
+        try:
+            yield
+        finally:
+            database.execute_sql(f"PRAGMA synchronous = {before}")

@@ -23,6 +23,8 @@ def verify(
     """
     source = Folder(folder)
     archives = source.sealed()
+    if manager is not None:
+        catalog.database_id(manager.database)  # which raises where the feature is not installed
     found: list[ArchiveError] = []
     for number, manifest in enumerate(archives, start=1):
         found += _damage(source, manifest, manager)
@@ -49,7 +51,6 @@ def _damage(folder: Folder, manifest: Manifest, manager: DatabaseManager | None)
 
 def _require_here_alone(manager: DatabaseManager, manifest: Manifest, job_ids: list[int]) -> None:
     database = manager.database
-    catalog.require_installed(database)
     with manager.session():
         catalog.require_known(database, manifest, catalog.known(database, [manifest.name]))
         doubled = rows.existing(database, job_ids)
@@ -60,7 +61,6 @@ def _require_here_alone(manager: DatabaseManager, manifest: Manifest, job_ids: l
 
 
 def _missing(manager: DatabaseManager, archives: list[Manifest]) -> Iterator[ArchiveError]:
-    catalog.require_installed(manager.database)
     with manager.session() as database:
         known = catalog.known(database)
     there = {manifest.name for manifest in archives}
