@@ -80,6 +80,11 @@ SELECT current_user::text, coalesce(NOT row_security_active(to_regclass(%(table)
     FROM pg_policy, unnest(polroles) AS role
     WHERE polrelid = to_regclass(%(table)s) AND polpermissive AND polcmd IN ('*', 'r')
         AND pg_get_expr(polqual, polrelid) = 'true' AND (role = 0 OR pg_has_role(role, 'USAGE')))
+    AND NOT EXISTS (
+        SELECT 1
+        FROM pg_policy, unnest(polroles) AS role
+        WHERE polrelid = to_regclass(%(table)s) AND NOT polpermissive AND polcmd IN ('*', 'r')
+            AND (role = 0 OR pg_has_role(role, 'USAGE')))
 """
 _UNBOUND: Final = """
 SELECT rolname::text

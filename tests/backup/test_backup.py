@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from fixtures.tenants import Tenancy, with_voice_and_job
 
-from presgen import DatabaseConfig, DatabaseManager, PresentationJob, User, ValidationError, VoiceClone
+from presgen import DatabaseConfig, DatabaseManager, PresentationJob, PresgenError, User, ValidationError, VoiceClone
 from presgen.durable import sha256_of
 from presgen.errors import BackupError, ConfigurationError
 from presgen.ext import backup, search
@@ -211,14 +211,58 @@ def test_names_that_are_none_are_told(made: Path, db: DatabaseManager, tmp_path:
         backup.create(db, "")
 
 
-def test_what_was_broken_off_is_no_backup_and_is_removed(made: Path, db: DatabaseManager) -> None:
+def test_what_was_broken_off_is_removed_and_nothing_else(made: Path, db: DatabaseManager) -> None:
     folder = made.parent
-    for name in ("presgen-20200101T000000Z-aa.dump.part", "presgen-20200101T000000Z-bb.dump"):
-        (folder / name).write_bytes(b"x")
-    assert len(backup.backups(folder)) == 1
+    part = folder / "presgen-20200101T000000Z-0123abcd.dump.part"
+    others = [
+        folder / name
+        for name in ("presgen-dev.db", "presgen-keys.env", "presgen-20200101T000000Z-0123abcd.dump", "presgen-x.part")
+    ]
+    for path in (part, *others):
+        path.write_bytes(b"x")
+    (folder / "presgen-old").mkdir()
     backup.create(db, folder)
-    assert len(backup.backups(folder)) == 2
-    assert len(list(folder.glob("presgen-*"))) == 4
+    backup.rotate(folder, daily=1)
+    assert not part.exists()
+    assert all(path.read_bytes() == b"x" for path in others)
+    assert len(backup.backups(folder)) == 1
+
+
+def test_a_truncate_meanwhile_is_not_in_it(postgresql: str, db: DatabaseManager, folder: Path) -> None:
+    """TRUNCATE is not of a snapshot's time: it waits until the backup is done, or was before it."""
+    refused: list[str] = []
+
+    def meanwhile(_done: int, _total: int) -> None:
+        if not refused:
+            with pytest.raises(PresgenError, match="lock timeout"), db.transaction():
+                db.database.execute_sql("SET LOCAL lock_timeout = '50ms'")
+                db.database.execute_sql("TRUNCATE users CASCADE")
+            refused.append("once")
+
+    made = backup.create(db, folder, progress=meanwhile)
+    assert refused
+    assert made.tables["public.users"].rows == 1
+    backup.verify(folder, manager=db)
+
+
+def test_a_manifest_that_names_another_file_is_refused(made: Path, tmp_path: Path) -> None:
+    document = made.with_suffix(".json")
+    precious = tmp_path / "precious.txt"
+    precious.write_text("x")
+    document.write_text(json.dumps({**json.loads(document.read_text()), "file": "../precious.txt"}))
+    with pytest.raises(BackupError, match="is no manifest of a backup"):
+        backup.rotate(made.parent, daily=0)
+    assert precious.exists()
+
+
+def test_a_backup_inside_a_transaction_does_not_hang(db: DatabaseManager, folder: Path, backend: str) -> None:
+    with db.transaction():
+        User.create(name="not yet")
+        if backend == "sqlite":
+            with pytest.raises(BackupError, match="commit first"):
+                backup.create(db, folder)
+        else:
+            assert backup.create(db, folder).tables["public.users"].rows == 1
 
 
 def test_two_at_once_do_not_disturb_each_other(db: DatabaseManager, folder: Path) -> None:

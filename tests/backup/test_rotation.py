@@ -14,6 +14,7 @@ from presgen import DatabaseManager, ValidationError
 from presgen.ext import backup
 from presgen.ext.backup import Manifest, kept
 
+NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)
 START = datetime(2024, 1, 1, 3, tzinfo=timezone.utc)
 
 
@@ -23,7 +24,7 @@ def taken(moment: datetime, number: int = 0) -> Manifest:
 
 def test_a_year_of_nights_leaves_days_weeks_and_months() -> None:
     nights = [taken(START + timedelta(days=day)) for day in range(400)]
-    names = kept(nights, daily=7, weekly=4, monthly=12)
+    names = kept(nights, daily=7, weekly=4, monthly=12, now=NOW)
     last = [manifest.moment for manifest in nights if manifest.name in names]
     assert last[-7:] == [nights[day].moment for day in range(393, 400)]
     months = {(moment.year, moment.month) for moment in last}
@@ -35,7 +36,7 @@ def test_a_year_of_nights_leaves_days_weeks_and_months() -> None:
 
 def test_the_last_of_a_day_is_kept() -> None:
     hours = [taken(START + timedelta(hours=hour)) for hour in range(69)]  # from 3 o'clock on, for three days
-    names = kept(hours, daily=2, weekly=0, monthly=0)
+    names = kept(hours, daily=2, weekly=0, monthly=0, now=NOW)
     assert names == {hours[68].name, hours[44].name}
     assert (hours[68].moment.hour, hours[44].moment.hour) == (23, 23)
 
@@ -51,14 +52,24 @@ def test_what_is_kept_stays_kept_and_the_latest_always_is(
     hours: list[int], daily: int, weekly: int, monthly: int
 ) -> None:
     manifests = [taken(START + timedelta(hours=hour)) for hour in hours]
-    names = kept(manifests, daily=daily, weekly=weekly, monthly=monthly)
+    names = kept(manifests, daily=daily, weekly=weekly, monthly=monthly, now=NOW)
     assert len(names) <= max(1, daily + weekly + monthly)
     if manifests:
         assert max(manifests, key=lambda manifest: manifest.moment).name in names
     remaining = [manifest for manifest in manifests if manifest.name in names]
-    assert kept(remaining, daily=daily, weekly=weekly, monthly=monthly) == names
+    assert kept(remaining, daily=daily, weekly=weekly, monthly=monthly, now=NOW) == names
     days = sorted({manifest.moment.date() for manifest in manifests}, reverse=True)[:daily]
     assert {manifest.moment.date() for manifest in remaining} >= set(days)
+
+
+def test_a_backup_of_the_future_counts_for_nothing() -> None:
+    nights = [taken(START + timedelta(days=day)) for day in range(3)]
+    wrong = taken(NOW + timedelta(days=1))
+    assert kept([*nights, wrong], daily=2, weekly=0, monthly=0, now=NOW) == {
+        nights[1].name,
+        nights[2].name,
+        wrong.name,
+    }
 
 
 def test_old_backups_are_removed_from_the_folder(db: DatabaseManager, folder: Path) -> None:

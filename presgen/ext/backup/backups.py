@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,9 @@ def rotate(
     manifests = source.manifests()  # which a folder that is missing ends at
     with source.alone():
         manifests = source.manifests()
-        names = kept(manifests, **counts)
-        removed = [manifest for manifest in manifests if manifest.name not in names]
+        whole = [manifest for manifest in manifests if source.is_there(manifest)]
+        names = kept(whole, now=datetime.now(timezone.utc), **counts)
+        removed = [manifest for manifest in whole if manifest.name not in names]
         if not dry_run:
             for manifest in removed:
                 source.remove(manifest)

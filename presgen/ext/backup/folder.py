@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Final
 
 from ...durable import created, sha256_of, sync_file
 from ...errors import BackupError, ValidationError
-from .manifest import Manifest
+from .manifest import SUFFIXES, Manifest
 
-_PREFIX: Final = "presgen-"
+_NAME: Final = re.compile(r"(?P<name>presgen-\d{8}T\d{6}Z-[0-9a-f]{8})(?P<kind>\..+)")
 _MANIFEST: Final = ".json"
 _PART: Final = ".part"
 _LOCK: Final = "lock"
@@ -29,8 +30,10 @@ class Folder:
 
     def manifests(self) -> list[Manifest]:
         """The backups, oldest first; raises FileNotFoundError for a folder that is missing."""
-        names = [name for name in os.listdir(self.path) if name.startswith(_PREFIX) and name.endswith(_MANIFEST)]
-        found = [Manifest.from_json((self.path / name).read_text(), source=name) for name in names]
+        found = [
+            Manifest.from_json(path.read_text(errors="replace"), name=name, source=path.name)
+            for name, path in self._files(_MANIFEST)
+        ]
         return sorted(found, key=lambda manifest: (manifest.moment, manifest.name))
 
     def named(self, name: str | None) -> Manifest:
@@ -55,6 +58,11 @@ class Folder:
         if sha256_of(path) != manifest.sha256:
             raise BackupError(f"{manifest.file} is damaged: its SHA-256 is not {manifest.sha256}")
         return path
+
+    def is_there(self, manifest: Manifest) -> bool:
+        """Whether the backup's file is there, with its size."""
+        path = self.path / manifest.file
+        return path.is_file() and path.stat().st_size == manifest.bytes
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -84,10 +92,10 @@ class Folder:
         """Let the written file be a backup: on the disk, under its name, with its manifest last."""
         part = self.path / (manifest.file + _PART)
         sync_file(part)
-        os.replace(part, self.path / manifest.file)
         document = self.path / (manifest.name + _MANIFEST)
         with created(document.with_name(document.name + _PART)) as file:
             file.write(manifest.to_json().encode())
+        os.replace(part, self.path / manifest.file)
         sync_file(self.path)
         os.replace(document.with_name(document.name + _PART), document)
         sync_file(self.path)
@@ -99,9 +107,12 @@ class Folder:
         sync_file(self.path)
 
     def _clear(self) -> None:
-        for path in self.path.glob(f"{_PREFIX}*{_PART}"):
-            path.unlink(missing_ok=True)
-        for path in self.path.glob(f"{_PREFIX}*"):
-            document = self.path / (path.name.partition(".")[0] + _MANIFEST)
-            if path != document and not document.exists():
-                path.unlink()
+        """Remove what a broken-off backup has left, and nothing else: files of others are none of this folder's."""
+        for suffix in (*SUFFIXES, _MANIFEST):
+            for _, path in self._files(suffix + _PART):
+                path.unlink(missing_ok=True)
+
+    def _files(self, kind: str) -> list[tuple[str, Path]]:
+        """The files of that kind, with their backups' names."""
+        found = [(match, name) for name in os.listdir(self.path) if (match := _NAME.fullmatch(name))]
+        return [(match["name"], self.path / name) for match, name in found if match["kind"] == kind]

@@ -11,6 +11,8 @@ from typing import Any, Final
 from ...errors import BackupError
 
 FORMAT: Final = 1
+SUFFIXES: Final = (".dump", ".sqlite3")
+"""Of the files of PostgreSQL's backups and of SQLite's."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Manifest:
     tables: Mapping[str, Fingerprint]
     encoding: str = "UTF8"
     locale: str = "C"
+    program: int = 0
+    """The major version of the pg_dump that wrote it, 0 for SQLite."""
     roles: Sequence[str] = field(default=())
     """Whom the database's things belong to, and who has rights on them."""
     format: int = FORMAT
@@ -62,14 +66,21 @@ class Manifest:
         return json.dumps(self.as_dict(), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, *, source: str) -> Manifest:
-        """Read the document of the file `source`; raises BackupError for one that is none, or of a later format."""
+    def from_json(cls, text: str, *, name: str, source: str) -> Manifest:
+        """Read the document of the file `source`, which is about the backup `name`.
+
+        Raises BackupError for one that is not, and for one of a later format.
+        """
         try:
             found: dict[str, Any] = json.loads(text)
             if found["format"] > FORMAT:
                 raise BackupError(f"{source} was written by a later presgen, in format {found['format']}")
             values = {known.name: found[known.name] for known in fields(cls)}
-            tables = {name: Fingerprint(**table) for name, table in found["tables"].items()}
-            return cls(**{**values, "tables": tables, "roles": tuple(found["roles"])})
+            tables = {table: Fingerprint(**facts) for table, facts in found["tables"].items()}
+            manifest = cls(**{**values, "tables": tables, "roles": tuple(found["roles"])})
+            is_aware = manifest.moment.tzinfo is not None
+            if manifest.name == name and is_aware and manifest.file in [name + suffix for suffix in SUFFIXES]:
+                return manifest
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise BackupError(f"{source} is no manifest of a backup, or is damaged") from None
+            pass
+        raise BackupError(f"{source} is no manifest of a backup, or is damaged")

@@ -17,10 +17,10 @@ from ...config import DatabaseConfig
 from ...embedded import EmbeddedServer
 from ...errors import BackupError, ConfigurationError
 from ...roles import require_all_rows
-from .manifest import Fingerprint, Manifest
+from .manifest import SUFFIXES, Fingerprint, Manifest
 from .programs import find_program, run_program
 
-SUFFIX: Final = ".dump"
+SUFFIX: Final = SUFFIXES[0]
 _MIN_EMBEDDED: Final = 16
 _MAX_EMBEDDED: Final = 18
 
@@ -82,6 +82,7 @@ class Facts:
     encoding: str
     locale: str
     roles: tuple[str, ...]
+    program: int
 
 
 def dump(database: Any, target: Path, progress: Progress | None) -> Facts:
@@ -89,7 +90,7 @@ def dump(database: Any, target: Path, progress: Progress | None) -> Facts:
     login = database.config.connect_parameters()
     with _connected(login) as connection, connection.cursor() as cursor:
         cursor.execute(_EXACT)
-        cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        _begin_with_locks(cursor)
         cursor.execute("SELECT pg_export_snapshot()")
         (snapshot,) = cursor.fetchone()
         cursor.execute(_FACTS)
@@ -106,13 +107,23 @@ def dump(database: Any, target: Path, progress: Progress | None) -> Facts:
         words = ["--format=custom", "--verbose", f"--snapshot={snapshot}", "--file", str(target)]
         if any(is_filtered for _, is_filtered in tables):
             words.append("--enable-row-security")
+        program, program_version = find_program("pg_dump", at_least=version)
         run_program(
-            find_program("pg_dump", at_least=version),
+            program,
             *words,
             login=login,
             on_line=lambda line: steps.step() if "dumping contents of table" in line else None,
         )
-    return Facts(prints, version, encoding, locale, roles)
+    return Facts(prints, version, encoding, locale, roles, program_version)
+
+
+def _begin_with_locks(cursor: Any) -> None:
+    """Begin the transaction of the snapshot, with every table locked before: a TRUNCATE after it would show in it."""
+    cursor.execute(_TABLES)
+    tables = [table for table, _ in cursor.fetchall()]
+    cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    if tables:
+        cursor.execute(f"LOCK TABLE {', '.join(tables)} IN ACCESS SHARE MODE")  # which takes no snapshot
 
 
 def restore(
@@ -151,7 +162,7 @@ def _load(
     if not keep_owners:
         words = [*words, "--no-owner", "--no-privileges"]
     run_program(
-        find_program("pg_restore", at_least=manifest.version),
+        find_program("pg_restore", at_least=max(manifest.version, manifest.program))[0],
         "--exit-on-error",
         "--verbose",
         *words,

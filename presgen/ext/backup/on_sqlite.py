@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from ...context import session
 from ...errors import BackupError
-from .manifest import Fingerprint, Manifest
+from .manifest import SUFFIXES, Fingerprint, Manifest
 
-SUFFIX: Final = ".sqlite3"
+SUFFIX: Final = SUFFIXES[1]
 Progress = Callable[[int, int], None]
 """Called with the number of steps that are done, and of all."""
 
@@ -24,7 +24,9 @@ _ROWS: Final = "SELECT * FROM {table}"
 
 
 def dump(database: Any, target: Path, progress: Progress | None) -> dict[str, Fingerprint]:
-    """Copy the database into a file; gives the fingerprints of the copy."""
+    """Copy the database into a file; gives the fingerprints of the copy. Raises BackupError inside a transaction."""
+    if database.in_transaction():
+        raise BackupError("a backup inside a transaction would wait for it for ever: commit first")
     with session(database), closing(sqlite3.connect(target)) as copy:
         database.connection().backup(copy)
         copy.execute("PRAGMA journal_mode = DELETE")  # one file, whatever the original's is
@@ -40,6 +42,7 @@ def restore(database: Any, source: Path, manifest: Manifest, progress: Progress 
             raise BackupError(f"{database.config.safe_url} is not empty: it has {found[0]}; restore into a new file")
         with _opened(source) as backup:
             backup.backup(database.connection())
+        _require_equal(manifest, _fingerprints_of(database.connection(), None))
 
 
 def verify(source: Path, manifest: Manifest, progress: Progress | None) -> None:
@@ -52,7 +55,10 @@ def _compare(source: Path, manifest: Manifest, progress: Progress | None) -> Non
         (said,) = backup.execute("PRAGMA integrity_check").fetchone()
     if said != "ok":
         raise BackupError(f"{manifest.file} is damaged: {said}")
-    found = _fingerprints(source, progress)
+    _require_equal(manifest, _fingerprints(source, progress))
+
+
+def _require_equal(manifest: Manifest, found: dict[str, Fingerprint]) -> None:
     for table in sorted({*manifest.tables, *found}):
         if manifest.tables.get(table) != found.get(table):
             raise BackupError(f"{manifest.file} does not give back what was saved: {table} differs")
@@ -60,13 +66,17 @@ def _compare(source: Path, manifest: Manifest, progress: Progress | None) -> Non
 
 def _fingerprints(source: Path, progress: Progress | None) -> dict[str, Fingerprint]:
     with _opened(source) as backup:
-        tables = [name for (name,) in backup.execute(_TABLES)]
-        found = {}
-        for number, table in enumerate(tables, start=1):
-            found[table] = _fingerprint(backup, table)
-            if progress is not None:
-                progress(number, len(tables))
-        return found
+        return _fingerprints_of(backup, progress)
+
+
+def _fingerprints_of(connection: sqlite3.Connection, progress: Progress | None) -> dict[str, Fingerprint]:
+    tables = [name for (name,) in sqlite3.Connection.execute(connection, _TABLES)]
+    found = {}
+    for number, table in enumerate(tables, start=1):
+        found[table] = _fingerprint(connection, table)
+        if progress is not None:
+            progress(number, len(tables))
+    return found
 
 
 def _fingerprint(backup: sqlite3.Connection, table: str) -> Fingerprint:

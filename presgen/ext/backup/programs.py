@@ -15,13 +15,14 @@ from psycopg2.extensions import make_dsn
 
 from ...errors import BackupError, ConfigurationError
 
+_SILENT: Final = "it said nothing"
 _VERSION: Final = re.compile(r"\(PostgreSQL\) (\d+)")
 # What of a login's parameters a program needs to find the way; the password goes through its environment.
 _ADDRESS: Final = ("host", "port", "user", "dbname", "sslmode", "sslrootcert")
 
 
-def find_program(name: str, *, at_least: int) -> Path:
-    """A program of PostgreSQL's, of that major version or the next one above that there is.
+def find_program(name: str, *, at_least: int) -> tuple[Path, int]:
+    """A program of PostgreSQL's, of that major version or the next one above that there is, with its version.
 
     Looked for on the PATH, in the `embedded` extra's package and where Debian and PGDG put them. Raises
     ConfigurationError where there is none.
@@ -32,7 +33,8 @@ def find_program(name: str, *, at_least: int) -> Path:
             f"{name} of PostgreSQL {at_least} or later is not installed: install postgresql-client-{at_least}, "
             "or pip install 'presgen[embedded]'"
         )
-    return found[0][1]
+    version, path = found[0]
+    return path, version
 
 
 def run_program(
@@ -43,7 +45,7 @@ def run_program(
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     environ |= {"LC_ALL": "C"} | ({"PGPASSWORD": str(login["password"])} if login.get("password") else {})
     words = [str(program), *arguments, "--dbname", make_dsn(**address), "--no-password"]
-    last = "it said nothing"
+    last = _SILENT
     with subprocess.Popen(
         words, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         errors="replace",
@@ -51,7 +53,8 @@ def run_program(
         assert process.stderr is not None
         try:
             for line in process.stderr:
-                last = line.strip() or last
+                if "error:" in line or "ERROR:" in line or last == _SILENT:
+                    last = line.strip() or last
                 if on_line is not None:
                     on_line(line)
         except BaseException:

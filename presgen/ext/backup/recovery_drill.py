@@ -48,6 +48,7 @@ def drill(folder: Path | str, *, jobs: int = 1_000, tell: Tell = lambda *_: None
     with EmbeddedServer(root / "primary", settings=settings) as primary, DatabaseManager(primary.url) as manager:
         with steps.step("a database, with jobs"):
             manager.migrate()
+            manager.require_binding()  # or it would be somebody else's jobs
             _enqueue(jobs // 2)
         recovered = EmbeddedServer(root / "recovered", settings=_recovery(archive))
         with steps.step("base backup"):
