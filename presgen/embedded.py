@@ -106,13 +106,13 @@ class EmbeddedServer:
         `primary` are parameters of psycopg2's, of a login that may replicate. Raises DatabaseUnavailable with what
         pg_basebackup says.
         """
-        self._copy(primary, "--write-recovery-conf")
+        self._fill_from(primary, "--write-recovery-conf")
 
-    def copy(self, primary: Mapping[str, Any]) -> None:
+    def fill_from(self, primary: Mapping[str, Any]) -> None:
         """Fill a new folder with a copy of another server (a base backup), as follow() does; it follows nobody."""
-        self._copy(primary)
+        self._fill_from(primary)
 
-    def _copy(self, primary: Mapping[str, Any], *options: str) -> None:
+    def _fill_from(self, primary: Mapping[str, Any], *options: str) -> None:
         self._prepare_folder()
         address = {name: primary[name] for name in _ADDRESS if primary.get(name)}
         password = {"PGPASSWORD": str(primary["password"])} if primary.get("password") else {}

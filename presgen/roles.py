@@ -74,12 +74,16 @@ WHERE pronamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass(
   AND proname LIKE 'presgen\_%%' AND proname <> 'presgen_find_user' AND pg_get_userbyid(proowner) <> %s
 ORDER BY oid
 """
-_SEES_ALL: Final = """
-SELECT current_user::text, coalesce(NOT row_security_active(to_regclass(%(table)s)), true) OR EXISTS (
+IS_ADMITTED_TO_ALL: Final = """
+EXISTS (
     SELECT 1
     FROM pg_policy, unnest(polroles) AS role
     WHERE polrelid = to_regclass(%(table)s) AND polpermissive AND polcmd IN ('*', 'r')
         AND pg_get_expr(polqual, polrelid) = 'true' AND (role = 0 OR pg_has_role(role, 'USAGE')))
+"""
+"""The condition that a policy lets the login see all rows of the parameter `table`."""
+_SEES_ALL: Final = """
+SELECT current_user::text, coalesce(NOT row_security_active(to_regclass(%(table)s)), true) OR {is_admitted}
     AND NOT EXISTS (
         SELECT 1
         FROM pg_policy, unnest(polroles) AS role
@@ -115,7 +119,8 @@ def require_all_rows(database: Any, table: str) -> None:
     """Raise ConfigurationError for a login that policies let see some rows only of a table, named as in SQL."""
     if is_sqlite(database):
         return
-    user, sees_all = database.execute_sql(_SEES_ALL, {"table": table}).fetchone()
+    sql = _SEES_ALL.format(is_admitted=IS_ADMITTED_TO_ALL)
+    user, sees_all = database.execute_sql(sql, {"table": table}).fetchone()
     if not sees_all:
         plain = table.replace('"', "")
         raise ConfigurationError(f"{user} does not see all rows of {plain}: use a login of the worker role")

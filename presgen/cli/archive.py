@@ -54,7 +54,9 @@ def archive_group() -> None:
 @archive_group.command("run")
 @_folder
 @_retention_options
-@click.option("--batch", default=archive.BATCH, show_default=True, type=click.IntRange(1, 30_000), help="Jobs a file.")
+@click.option(
+    "--batch", default=archive.BATCH, show_default=True, type=click.IntRange(1, archive.BATCH_MAX), help="Jobs a file."
+)
 @click.option("--zstd", is_flag=True, help="Compress with Zstandard in place of gzip.")
 @click.option("--dry-run", is_flag=True, help="Only tell how many jobs it would be.")
 @click.pass_context

@@ -16,7 +16,6 @@ import signal
 import sys
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from itertools import count
 from pathlib import Path
@@ -57,8 +56,11 @@ def kill_everywhere(url: str, path: Path, *, jobs: int, batch: int, mutant: str 
 
     def restore_all(manager: DatabaseManager) -> None:
         # Some jobs alone first, so that archives are written anew.
-        with suppress(ArchiveError):  # which are back already
+        try:
             archive.restore(manager, path, job_ids=range(batch // 2, batch // 2 + 5))
+        except ArchiveError as error:
+            if "are in no archive" not in str(error):  # they are back already
+                raise
         archive.restore(manager, path, everything=True)
 
     kills = {}
@@ -287,12 +289,12 @@ def _size(manager: DatabaseManager) -> int | None:
 
 def _seal_without_asking() -> None:
     settling.catalog.known = lambda _database, names=None: dict.fromkeys(names or (), ("", False))
-    settling.catalog.require_known = lambda *_: False
+    settling.catalog.require_known = lambda *_: catalog.Record("", False)
 
 
 def _forget_the_record() -> None:
     catalog.record = lambda *_: None
-    settling.catalog.require_known = lambda *_: False
+    settling.catalog.require_known = lambda *_: catalog.Record("", False)
 
 
 def _keep_restored_archives() -> None:
@@ -301,7 +303,7 @@ def _keep_restored_archives() -> None:
 
 def _discard_without_asking() -> None:
     settling.catalog.known = lambda *_: {}
-    settling.catalog.require_known = lambda *_: False
+    settling.catalog.require_known = lambda *_: catalog.Record("", False)
 
 
 def _delete_before_the_file() -> None:

@@ -11,7 +11,7 @@ from fixtures.tenants import Tenancy
 
 from presgen import DatabaseConfig, DatabaseManager, PresentationJob, User, VoiceClone
 from presgen.ext import search
-from presgen.ext.search.on_postgresql import RANKED_MAX
+from presgen.ext.search.functions import RANKED_MAX
 from presgen.roles import create, plan
 
 JOBS, OWNERS = 40_000, 20

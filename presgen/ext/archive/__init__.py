@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .archiving import BATCH, RETENTION, count_due, purge, run
+from .archiving import BATCH, BATCH_MAX, RETENTION, count_due, purge, run
 from .catalog import install, is_installed, uninstall
 from .folder import manifests
 from .manifest import Manifest
@@ -18,6 +18,7 @@ from .verifying import verify
 
 __all__ = [
     "BATCH",
+    "BATCH_MAX",
     "COST",
     "RETENTION",
     "STORES",

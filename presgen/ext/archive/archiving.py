@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from .compression import suffix_of
 from .folder import Folder
 from .manifest import Manifest
 from .settling import durably, settle
+from .storing import ACTOR, Progress, store
 
 RETENTION: Final[Mapping[JobStatus, timedelta]] = {
     JobStatus.COMPLETED: timedelta(days=90),
@@ -31,13 +31,9 @@ RETENTION: Final[Mapping[JobStatus, timedelta]] = {
 """How long finished jobs stay in the database; those of a status that is not named stay for good."""
 BATCH: Final = 5_000
 """Jobs a file."""
-_BATCH_MAX: Final = 30_000
+BATCH_MAX: Final = 30_000
 _AGE_MAX: Final = timedelta(days=36_525)
-ACTOR: Final = "archive"
-"""Who writes, for the audit log."""
-
-Progress = Callable[[int, int], None]
-"""Called with the number of jobs that are done, and of all."""
+_FINISHED: Final = tuple(status for status in JobStatus if status.is_finished)
 
 
 def run(
@@ -57,7 +53,7 @@ def run(
     time. Raises ConfigurationError for a login that sees some rows only, ArchiveError for a folder that is another
     database's, ValidationError.
     """
-    batch = validation.argument(validation.between(1, _BATCH_MAX), batch, "batch")
+    batch = validation.argument(validation.between(1, BATCH_MAX), batch, "batch")
     target, suffix, kept = Folder(folder), suffix_of(compression), _kept(retention)
     database = manager.database
     with durably(database, "archive.run()"), manager.acting_as(actor=ACTOR):
@@ -88,7 +84,7 @@ def purge(manager: DatabaseManager, *, older_than: timedelta, batch: int = BATCH
 
     In transactions of at most `batch` jobs. Archives keep what they have.
     """
-    batch = validation.argument(validation.between(1, _BATCH_MAX), batch, "batch")
+    batch = validation.argument(validation.between(1, BATCH_MAX), batch, "batch")
     age = _age(older_than, "older_than")
     job = PresentationJob
     manager.require_binding()
@@ -101,9 +97,6 @@ def purge(manager: DatabaseManager, *, older_than: timedelta, batch: int = BATCH
             return int(job.delete().where(is_old, job.id.in_(chosen)).execute())
 
         return sum(iter(partial(manager.run_in_transaction, purge_batch), 0))
-
-
-_FINISHED: Final = tuple(status for status in JobStatus if status.is_finished)
 
 
 def _archived(
@@ -144,33 +137,6 @@ def _archive_batch(
     lines = rows.lines_of(database, job_ids)
     manifest = store(manager, folder, lines, suffix)
     rows.delete(database, job_ids)
-    return manifest
-
-
-def store(
-    manager: DatabaseManager, folder: Folder, lines: list[rows.Line], suffix: str, *, replaces: str | None = None
-) -> Manifest:
-    """Write an archive and record it, in the caller's transaction; it is sealed when that has committed."""
-    database = manager.database
-    name = f"jobs-{database_now(database):%Y%m%dT%H%M%S%fZ}-{secrets.token_hex(4)}"
-    file, summary = folder.write(name, map(rows.encoded, lines), suffix)
-    ends = [rows.finished_at(line) for line in lines]
-    manifest = Manifest(
-        name=name,
-        file=file,
-        sha256=summary.sha256,
-        bytes=summary.bytes,
-        jobs=len(lines),
-        events=sum(len(line["events"]) for line in lines),
-        first_job_id=lines[0]["job"]["id"],
-        last_job_id=lines[-1]["job"]["id"],
-        first_finished_at=min(ends),
-        last_finished_at=max(ends),
-        schema=manager.migrations.applied()[-1],
-        replaces=replaces,
-    )
-    folder.write_manifest(manifest)
-    catalog.record(database, manifest)
     return manifest
 
 

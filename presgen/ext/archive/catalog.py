@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
-from typing import Any, Final
+from collections.abc import Collection, Mapping
+from typing import Any, Final, NamedTuple
 
 import peewee as pw
 
@@ -93,24 +93,32 @@ def record_removal(database: Any, manifest: Manifest, now: Any) -> None:
     archives.update({archives.removed_at: now}).where(archives.name == manifest.name).execute()
 
 
-def known(database: Any, names: Collection[str] | None = None) -> dict[str, tuple[str, bool]]:
-    """Of each archive, or of those with these names, its SHA-256 and whether it was removed."""
+class Record(NamedTuple):
+    """What the database knows of an archive."""
+
+    sha256: str
+    is_removed: bool
+    """Whether its jobs are elsewhere by now."""
+
+
+def known(database: Any, names: Collection[str] | None = None) -> dict[str, Record]:
+    """The record of each archive, or of those with these names, by its name."""
     archives = _archives(database)
     query = archives.select(archives.name, archives.sha256, archives.removed_at).order_by(archives.name)
     if names is not None:
         query = query.where(archives.name.in_(names))
-    return {name: (sha256, removed_at is not None) for name, sha256, removed_at in query.tuples()}
+    return {name: Record(sha256, removed_at is not None) for name, sha256, removed_at in query.tuples()}
 
 
-def require_known(database: Any, manifest: Manifest, found: dict[str, tuple[str, bool]]) -> bool:
-    """Whether the archive was removed; raises ArchiveError for one that this database has not written."""
-    sha256, is_removed = found.get(manifest.name, ("", False))
-    if sha256 != manifest.sha256:
+def require_known(manifest: Manifest, found: Mapping[str, Record]) -> Record:
+    """The record of the archive; raises ArchiveError for one that this database has not written."""
+    record = found.get(manifest.name)
+    if record is None or record.sha256 != manifest.sha256:
         raise ArchiveError(
             f"this database has not written {manifest.file}: it is another one's, or this one was restored from an "
             "older backup and has its jobs again; use another folder, or move the file away"
         )
-    return is_removed
+    return record
 
 
 def _archives(database: Any) -> Any:

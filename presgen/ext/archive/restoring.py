@@ -14,10 +14,10 @@ from ...errors import ArchiveError, ConfigurationError, StatementInvalid, Valida
 from ...manager import DatabaseManager
 from ...models import PresentationJob
 from . import catalog, rows
-from .archiving import ACTOR, Progress, store
 from .folder import Folder
 from .manifest import Manifest
 from .settling import durably, settle
+from .storing import ACTOR, Progress, store
 
 
 def restore(

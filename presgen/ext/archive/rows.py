@@ -21,7 +21,7 @@ Line = dict[str, Any]
 # Text of moments and numbers that says all of them, whatever the login's settings are.
 _EXACT: Final = "SELECT set_config('TimeZone', 'UTC', true), set_config('extra_float_digits', '1', true)"
 _INSERT: Final = 'INSERT INTO "{table}" ({columns}) VALUES {rows}'
-# SQLite takes no more than 32,766 parameters, and a job has 27 columns.
+# SQLite takes no more than 32,766 parameters, and a job has 26 columns.
 _AT_ONCE: Final = 1_000
 
 

@@ -23,7 +23,7 @@ def settle(database: Any, folder: Folder) -> None:
     sealed, unsealed = folder.sealed(), folder.unsealed()
     names = [manifest.name for manifest in (*sealed, *unsealed)]
     known = catalog.known(database, names) if names else {}
-    removed = [manifest for manifest in sealed if catalog.require_known(database, manifest, known)]
+    removed = [manifest for manifest in sealed if catalog.require_known(manifest, known).is_removed]
     for manifest in unsealed:
         if manifest.name in known:
             folder.seal(manifest)

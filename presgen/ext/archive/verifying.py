@@ -8,9 +8,9 @@ from pathlib import Path
 from ...errors import ArchiveError
 from ...manager import DatabaseManager
 from . import catalog, rows
-from .archiving import Progress
 from .folder import Folder
 from .manifest import Manifest
+from .storing import Progress
 
 
 def verify(
@@ -52,7 +52,7 @@ def _damage(folder: Folder, manifest: Manifest, manager: DatabaseManager | None)
 def _require_here_alone(manager: DatabaseManager, manifest: Manifest, job_ids: list[int]) -> None:
     database = manager.database
     with manager.session():
-        catalog.require_known(database, manifest, catalog.known(database, [manifest.name]))
+        catalog.require_known(manifest, catalog.known(database, [manifest.name]))
         doubled = rows.existing(database, job_ids)
     if doubled:
         raise ArchiveError(
@@ -64,6 +64,6 @@ def _missing(manager: DatabaseManager, archives: list[Manifest]) -> Iterator[Arc
     with manager.session() as database:
         known = catalog.known(database)
     there = {manifest.name for manifest in archives}
-    for name, (_, is_removed) in known.items():
-        if not is_removed and name not in there:
+    for name, record in known.items():
+        if not record.is_removed and name not in there:
             yield ArchiveError(f"{name} is not in this folder")

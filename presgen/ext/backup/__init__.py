@@ -3,8 +3,8 @@
 `drill()` goes through a point-in-time recovery on servers of its own; docs/recovery.md says when which of them helps.
 """
 
-from .backups import backups, create, restore, rotate, verify
 from .manifest import Fingerprint, Manifest
+from .operations import backups, create, restore, rotate, verify
 from .recovery_drill import drill
 from .rotation import kept
 

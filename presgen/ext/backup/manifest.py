@@ -57,6 +57,12 @@ class Manifest:
         """How many rows all tables have."""
         return sum(table.rows for table in self.tables.values())
 
+    def require_equal(self, tables: Mapping[str, Fingerprint]) -> None:
+        """Raise BackupError unless these are the tables that were saved, row for row."""
+        for table in sorted({*self.tables, *tables}):
+            if self.tables.get(table) != tables.get(table):
+                raise BackupError(f"{self.file} does not give back what was saved: {table} differs")
+
     def as_dict(self) -> dict[str, Any]:
         """Its values by their names."""
         return asdict(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,11 @@ from ...errors import BackupError, ConfigurationError
 from ...roles import require_all_rows
 from .manifest import SUFFIXES, Fingerprint, Manifest
 from .programs import find_program, run_program
+from .steps import Progress, Steps
 
 SUFFIX: Final = SUFFIXES[0]
 _MIN_EMBEDDED: Final = 16
 _MAX_EMBEDDED: Final = 18
-
-Progress = Callable[[int, int], None]
-"""Called with the number of steps that are done, and of all."""
 
 # Text that says all of a value, whatever the login's settings are; no deadline, for tables may be large.
 _EXACT: Final = """
@@ -102,7 +100,7 @@ def dump(database: Any, target: Path, progress: Progress | None) -> Facts:
         for table, is_filtered in tables:
             if is_filtered:
                 require_all_rows(database, table)
-        steps = _Steps(progress, 2 * len(tables))
+        steps = Steps(progress, 2 * len(tables))
         prints = {table: _fingerprint(cursor, table, steps) for table, _ in tables}
         words = ["--format=custom", "--verbose", f"--snapshot={snapshot}", "--file", str(target)]
         if any(is_filtered for _, is_filtered in tables):
@@ -158,7 +156,7 @@ def _load(
     *,
     keep_owners: bool,
 ) -> None:
-    steps = _Steps(progress, 2 * len(manifest.tables))
+    steps = Steps(progress, 2 * len(manifest.tables))
     if not keep_owners:
         words = [*words, "--no-owner", "--no-privileges"]
     run_program(
@@ -174,12 +172,10 @@ def _load(
         cursor.execute(_EXACT)
         cursor.execute(_TABLES)
         restored = {table: _fingerprint(cursor, table, steps) for table, _ in cursor.fetchall()}
-    for table in sorted({*manifest.tables, *restored}):
-        if manifest.tables.get(table) != restored.get(table):
-            raise BackupError(f"{manifest.file} does not give back what was saved: {table} differs")
+    manifest.require_equal(restored)
 
 
-def _fingerprint(cursor: Any, table: str, steps: _Steps) -> Fingerprint:
+def _fingerprint(cursor: Any, table: str, steps: Steps) -> Fingerprint:
     cursor.execute(_FINGERPRINT.format(table=table))
     steps.step()
     return Fingerprint(*cursor.fetchone())
@@ -244,15 +240,3 @@ def _embedded(manifest: Manifest) -> Iterator[dict[str, Any]]:
                     if role not in there:
                         cursor.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
             yield login
-
-
-class _Steps:
-    """Counts steps, and tells them."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def step(self) -> None:
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, max(self._total, self._done))

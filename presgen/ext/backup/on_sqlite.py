@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -12,10 +12,9 @@ from typing import Any, Final
 from ...context import session
 from ...errors import BackupError
 from .manifest import SUFFIXES, Fingerprint, Manifest
+from .steps import Progress, Steps
 
 SUFFIX: Final = SUFFIXES[1]
-Progress = Callable[[int, int], None]
-"""Called with the number of steps that are done, and of all."""
 
 _TABLES: Final = (
     "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
@@ -35,33 +34,23 @@ def dump(database: Any, target: Path, progress: Progress | None) -> dict[str, Fi
 
 def restore(database: Any, source: Path, manifest: Manifest, progress: Progress | None) -> None:
     """Load a backup into an empty database, and compare it with what was saved."""
-    _compare(source, manifest, progress)
+    verify(source, manifest, progress)
     with session(database):
         found = database.execute_sql("SELECT name FROM sqlite_master LIMIT 1").fetchone()
         if found is not None:
             raise BackupError(f"{database.config.safe_url} is not empty: it has {found[0]}; restore into a new file")
         with _opened(source) as backup:
             backup.backup(database.connection())
-        _require_equal(manifest, _fingerprints_of(database.connection(), None))
+        manifest.require_equal(_fingerprints_of(database.connection(), None))
 
 
 def verify(source: Path, manifest: Manifest, progress: Progress | None) -> None:
     """Open a backup, let SQLite check it, and compare it with what was saved."""
-    _compare(source, manifest, progress)
-
-
-def _compare(source: Path, manifest: Manifest, progress: Progress | None) -> None:
     with _opened(source) as backup:
         (said,) = backup.execute("PRAGMA integrity_check").fetchone()
     if said != "ok":
         raise BackupError(f"{manifest.file} is damaged: {said}")
-    _require_equal(manifest, _fingerprints(source, progress))
-
-
-def _require_equal(manifest: Manifest, found: dict[str, Fingerprint]) -> None:
-    for table in sorted({*manifest.tables, *found}):
-        if manifest.tables.get(table) != found.get(table):
-            raise BackupError(f"{manifest.file} does not give back what was saved: {table} differs")
+    manifest.require_equal(_fingerprints(source, progress))
 
 
 def _fingerprints(source: Path, progress: Progress | None) -> dict[str, Fingerprint]:
@@ -70,12 +59,12 @@ def _fingerprints(source: Path, progress: Progress | None) -> dict[str, Fingerpr
 
 
 def _fingerprints_of(connection: sqlite3.Connection, progress: Progress | None) -> dict[str, Fingerprint]:
+    # Not by the database's own cursor, which has more to do than to read.
     tables = [name for (name,) in sqlite3.Connection.execute(connection, _TABLES)]
-    found = {}
-    for number, table in enumerate(tables, start=1):
+    steps, found = Steps(progress, len(tables)), {}
+    for table in tables:
         found[table] = _fingerprint(connection, table)
-        if progress is not None:
-            progress(number, len(tables))
+        steps.step()
     return found
 
 

@@ -52,7 +52,7 @@ def drill(folder: Path | str, *, jobs: int = 1_000, tell: Tell = lambda *_: None
             _enqueue(jobs // 2)
         recovered = EmbeddedServer(root / "recovered", settings=_recovery(archive))
         with steps.step("base backup"):
-            recovered.copy(manager.database.config.connect_parameters())
+            recovered.fill_from(manager.database.config.connect_parameters())
         with steps.step("more jobs, and the restore point"):
             _enqueue(jobs - jobs // 2)
             manager.database.execute_sql("SELECT pg_create_restore_point(%s)", (RESTORE_POINT,))

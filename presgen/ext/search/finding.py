@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack
 
 from ...clock import is_sqlite
 from ...context import session
@@ -16,6 +16,7 @@ from ...queries import bounded
 from ...validation import argument
 from . import on_postgresql, on_sqlite
 from .highlighting import snippet
+from .page import Page
 from .query import Query, parse
 from .subjects import JOBS, USERS, VOICE_CLONES, Subject
 
@@ -49,24 +50,35 @@ class Hit(Generic[Row]):
         return snippet(texts, self._query.terms, before=before, after=after, escape=escape)
 
 
-def users(query: str, **options: Any) -> list[Hit[User]]:
+class Options(TypedDict, total=False):
+    """What users(), voice_clones() and jobs() take beside the query."""
+
+    order: str
+    """`rank`, the best first, which it is by default, or `newest`, by id."""
+    owner: User | int | None
+    """Whose rows alone are looked at."""
+    limit: int
+    """Rows a page, by default 20."""
+    after: Hit[Any] | str | None
+    """The last hit of the page before, or its `cursor`."""
+
+
+def users(query: str, **options: Unpack[Options]) -> list[Hit[User]]:
     """Active users, by name and, unless addresses are encrypted, by e-mail; as jobs()."""
     return _search(USERS, query, **options)
 
 
-def voice_clones(query: str, **options: Any) -> list[Hit[VoiceClone]]:
+def voice_clones(query: str, **options: Unpack[Options]) -> list[Hit[VoiceClone]]:
     """Active voice clones, by name and path; as jobs()."""
     return _search(VOICE_CLONES, query, **options)
 
 
-def jobs(query: str, **options: Any) -> list[Hit[PresentationJob]]:
+def jobs(query: str, **options: Unpack[Options]) -> list[Hit[PresentationJob]]:
     """Jobs that are not soft-deleted, by the paths of deck and video and by the error; a page of them.
 
-    `query` is what people type: `talk error`, `"slide 3"`, `-draft`, `a OR b`, `quart*` (query.py). Options are
-    `order`, "rank" (the best first) or "newest" (by id); `owner`, whose rows alone are looked at; `limit` (20), and
-    `after`, the last hit of the page before or its `cursor`. PostgreSQL ranks the newest 1,000 rows that fit, and no
-    others. Raises ValidationError, also for a query without a word to look for, and ConfigurationError where the
-    feature is not installed.
+    `query` is what people type: `talk error`, `"slide 3"`, `-draft`, `a OR b`, `quart*` (query.py). PostgreSQL ranks
+    the newest 1,000 rows that fit, and no others. Raises ValidationError, also for a query without a word to look for,
+    and ConfigurationError where the feature is not installed.
     """
     return _search(JOBS, query, **options)
 
@@ -83,15 +95,13 @@ def _search(
     parsed = argument(parse, query, "query")
     if order not in ORDERS:
         raise ValidationError(f"order must be one of {', '.join(ORDERS)}", field="order", rule="one")
-    ranked = order == "rank"
+    is_ranked = order == "rank"
     owner_id = None if owner is None else User.id.clean_value(owner._pk if isinstance(owner, User) else owner)
-    place = None if after is None else _place(subject, after, ranked=ranked)
-    model = subject.model
-    with session(model._meta.database) as database:
+    place = (None, None) if after is None else _place(subject, after, is_ranked=is_ranked)
+    page = Page(bounded("limit", limit), is_ranked, owner_id, *place)
+    with session(subject.model._meta.database) as database:
         backend: Any = on_sqlite if is_sqlite(database) else on_postgresql
-        limit = bounded("limit", limit)
-        found = backend.found_ids(database, subject, parsed, owner=owner_id, ranked=ranked, after=place, limit=limit)
-        ranks = dict(found)
+        ranks = dict(backend.found_ids(database, subject, parsed, page))
         rows = {row.id: row for row in _rows(subject, list(ranks), owner_id)}
     return [Hit(rows[row_id], rank, parsed, subject) for row_id, rank in ranks.items() if row_id in rows]
 
@@ -105,11 +115,11 @@ def _rows(subject: Subject, ids: list[int], owner_id: int | None) -> Any:
     return query if owner_id is None else query.where(model._meta.columns[subject.owner] == owner_id)
 
 
-def _place(subject: Subject, after: Any, *, ranked: bool) -> tuple[float | None, int]:
+def _place(subject: Subject, after: Any, *, is_ranked: bool) -> tuple[float | None, int]:
     """Where the page before ended: its last rank, if there are ranks, and its last id; raises ValidationError."""
     cursor = after.cursor if isinstance(after, Hit) else after
     match = _CURSOR.fullmatch(cursor) if isinstance(cursor, str) else None
-    if match is not None and (match["rank"] is not None) == ranked:
+    if match is not None and (match["rank"] is not None) == is_ranked:
         with suppress(ValueError):  # a ValidationError is one
-            return float(match["rank"]) if ranked else None, subject.model.id.clean_value(int(match["id"]))
+            return float(match["rank"]) if is_ranked else None, subject.model.id.clean_value(int(match["id"]))
     raise ValidationError("after must be a hit of the same order, or its cursor", field="after", rule="cursor")

@@ -8,6 +8,7 @@ import peewee as pw
 
 from ...errors import ConfigurationError, StatementInvalid
 from ...sealing import PREFIX
+from .page import Page
 from .query import Query
 from .subjects import SUBJECTS, Subject, not_installed
 from .words import separators_for_sqlite
@@ -49,13 +50,13 @@ _COUNT: Final = "SELECT count(*) FROM sqlite_master WHERE name = ?"
 _FIND: Final = """
 SELECT id, rank
 FROM (
-    SELECT {table}.id AS id, CASE WHEN :ranked THEN -bm25({fts}, {weights}) END AS rank
+    SELECT {table}.id AS id, CASE WHEN :is_ranked THEN -bm25({fts}, {weights}) END AS rank
     FROM {fts} JOIN {table} ON {table}.id = {fts}.rowid
-    WHERE {fts} MATCH :words AND {is_alive} AND (:owner IS NULL OR {owner} = :owner)
+    WHERE {fts} MATCH :words AND {is_alive} AND (:owner_id IS NULL OR {owner} = :owner_id)
 )
 WHERE :before_id IS NULL OR rank < :before_rank OR (rank IS :before_rank AND id < :before_id)
 ORDER BY rank DESC, id DESC
-LIMIT :page
+LIMIT :limit
 """
 # As PostgreSQL's A, B and C.
 _WEIGHTS: Final = (10, 4, 2)
@@ -93,27 +94,10 @@ def is_installed(database: Any) -> bool:
     return all(database.execute_sql(_COUNT, (name,)).fetchone() == (1,) for name in names)
 
 
-def found_ids(
-    database: Any,
-    subject: Subject,
-    query: Query,
-    *,
-    owner: int | None,
-    ranked: bool,
-    after: tuple[float | None, int] | None,
-    limit: int,
-) -> list[tuple[int, float | None]]:
+def found_ids(database: Any, subject: Subject, query: Query, page: Page) -> list[tuple[int, float | None]]:
     """A page of ids, each with its rank, if they are ranked; raises ConfigurationError where there is no index."""
-    before_rank, before_id = after or (None, None)
     sql = _FIND.format(**_words(subject), is_alive=subject.is_alive, owner=f"{subject.table}.{subject.owner}")
-    values = {
-        "words": query.for_sqlite(),
-        "owner": owner,
-        "ranked": ranked,
-        "before_rank": before_rank,
-        "before_id": before_id,
-        "page": limit,
-    }
+    values = {**vars(page), "words": query.for_sqlite()}
     try:
         return database.execute_sql(sql, values).fetchall()  # type: ignore[no-any-return]
     except StatementInvalid as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,7 @@ from . import on_postgresql, on_sqlite
 from .folder import Folder
 from .manifest import Manifest
 from .rotation import kept
-
-Progress = Callable[[int, int], None]
-"""Called with the number of steps that are done, and of all."""
+from .steps import Progress
 
 
 def create(manager: DatabaseManager, folder: Path | str, *, progress: Progress | None = None) -> Manifest:
