@@ -245,13 +245,19 @@ def rollback(migrator, database, *, fake=False):
 """
 
 
-def test_a_migration_that_waits_for_a_lock_keeps_nobody_else_waiting_for_long(
-    postgresql: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A long reader holds the table until others have read it between two attempts of the migration."""
+@pytest.fixture
+def altering(tmp_path: Path) -> Path:
+    """The migrations, and one that alters a table."""
     for file in migrations_folder().glob("0*.py"):
         (tmp_path / file.name).write_text(file.read_text())
     (tmp_path / "004_nickname.py").write_text(ALTERING)
+    return tmp_path
+
+
+def test_a_migration_that_waits_for_a_lock_keeps_nobody_else_waiting_for_long(
+    postgresql: str, url: str, altering: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long reader holds the table until others have read it between two attempts of the migration."""
     monkeypatch.setattr("presgen.migrator.LOCK_TIMEOUT", "200ms")
     attempts = threading.Semaphore(0)
     handler = logging.Handler(logging.WARNING)
@@ -262,7 +268,7 @@ def test_a_migration_that_waits_for_a_lock_keeps_nobody_else_waiting_for_long(
     try:
         with DatabaseManager(url) as manager, ThreadPoolExecutor(1) as pool, closing(psycopg2.connect(url)) as reader:
             reader.cursor().execute("SELECT count(*) FROM users")  # and keeps its lock
-            done = pool.submit(lambda: Migrator(manager.database, tmp_path).migrate())
+            done = pool.submit(lambda: Migrator(manager.database, altering).migrate())
             for _ in range(2):
                 assert attempts.acquire(timeout=30)
                 assert User.select().count() == 0
@@ -270,25 +276,22 @@ def test_a_migration_that_waits_for_a_lock_keeps_nobody_else_waiting_for_long(
             reader.rollback()
             assert done.result(timeout=30) == ["004_nickname"]
             assert manager.database.execute_sql("SHOW lock_timeout").fetchone() == ("0",)
-            Migrator(manager.database, tmp_path).rollback()
-            assert Migrator(manager.database, tmp_path).pending() == ["004_nickname"]
+            Migrator(manager.database, altering).rollback()
+            assert Migrator(manager.database, altering).pending() == ["004_nickname"]
     finally:
         logger.removeHandler(handler)
 
 
 def test_a_migration_that_never_gets_its_lock_says_so(
-    postgresql: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgresql: str, url: str, altering: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for file in migrations_folder().glob("0*.py"):
-        (tmp_path / file.name).write_text(file.read_text())
-    (tmp_path / "004_nickname.py").write_text(ALTERING)
     monkeypatch.setattr("presgen.migrator.LOCK_TIMEOUT", "50ms")
     monkeypatch.setattr("presgen.migrator.LOCK_PATIENCE_SECONDS", 0.0)
     with DatabaseManager(url) as manager, closing(psycopg2.connect(url)) as reader:
         reader.cursor().execute("SELECT count(*) FROM users")
         with pytest.raises(MigrationError, match="004_nickname failed and was undone: .*lock timeout"):
-            Migrator(manager.database, tmp_path).migrate()
-        assert Migrator(manager.database, tmp_path).pending() == ["004_nickname"]
+            Migrator(manager.database, altering).migrate()
+        assert Migrator(manager.database, altering).pending() == ["004_nickname"]
 
 
 def test_pw_migrate_itself_gives_up_waiting_for_a_lock(postgresql: str, url: str) -> None:

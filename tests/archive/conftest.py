@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fixtures.archives import new_voice
+from fixtures.databases import database_with
 
-from presgen import DatabaseConfig, DatabaseManager, VoiceClone
+from presgen import DatabaseManager, VoiceClone
 
-
-@pytest.fixture
-def db(url: str) -> Iterator[DatabaseManager]:
-    """A database of the test's own that records archives."""
-    with DatabaseManager(DatabaseConfig(url, pool_timeout=5)) as manager:
-        manager.install("archive")
-        yield manager
+db = database_with("archive")
 
 
 @pytest.fixture

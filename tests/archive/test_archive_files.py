@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from fixtures.archives import finished, in_hand, new_voice, rows_of
+from fixtures.archives import finished, in_hand, new_voice, rows_of, unseal
 
 from presgen import DatabaseManager, JobStatus, PresentationJob, ValidationError, VoiceClone
 from presgen.errors import ArchiveError, MissingExtra
@@ -179,9 +179,7 @@ def test_what_a_crash_has_left_is_no_archive(db: DatabaseManager, voice: VoiceCl
     job = finished(voice)
     in_hand(voice)
     archive.run(db, folder)
-    manifest = archive.manifests(folder)[0]
-    for name in (manifest.file, f"{manifest.name}.json"):
-        (folder / name).rename(folder / f"{name}.part")
+    unseal(folder)
     assert list(archive.search(folder)) == []
     assert archive.run(db, folder) == 0  # which finishes what was recorded
     assert [found.job.id for found in archive.search(folder)] == [job.id]
@@ -194,9 +192,7 @@ def test_what_was_not_recorded_is_set_aside_and_not_deleted(
     finished(voice)
     in_hand(voice)
     archive.run(db, folder)
-    manifest = archive.manifests(folder)[0]
-    for name in (manifest.file, f"{manifest.name}.json"):
-        (folder / name).rename(folder / f"{name}.part")
+    unseal(folder)
     db.database.execute_sql("DELETE FROM presgen_archives")
     assert archive.run(db, folder) == 0
     assert sorted(file.suffix for file in folder.glob("jobs-*")) == [".abandoned", ".abandoned"]

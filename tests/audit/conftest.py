@@ -7,20 +7,16 @@ from collections.abc import Iterator
 
 import psycopg2
 import pytest
+from fixtures.databases import database_with
 from fixtures.servers import Server
 
-from presgen import DatabaseConfig, DatabaseManager
+from presgen import DatabaseManager
 
 APP_RIGHTS = "SELECT, INSERT, UPDATE, DELETE"
 APP_TABLES = "users, voice_clones, presentation_jobs, job_events"
 
 
-@pytest.fixture
-def db(url: str) -> Iterator[DatabaseManager]:
-    """A database of the test's own, audited."""
-    with DatabaseManager(DatabaseConfig(url, pool_timeout=5)) as manager:
-        manager.install("audit")
-        yield manager
+db = database_with("audit")
 
 
 @pytest.fixture

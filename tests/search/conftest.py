@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
+from fixtures.databases import database_with
 
-from presgen import DatabaseConfig, DatabaseManager, User, VoiceClone
+from presgen import DatabaseManager, User, VoiceClone
 
-
-@pytest.fixture
-def db(url: str) -> Iterator[DatabaseManager]:
-    """A database of the test's own with the feature."""
-    with DatabaseManager(DatabaseConfig(url, pool_timeout=5)) as manager:
-        manager.install("search")
-        yield manager
+db = database_with("search")
 
 
 @pytest.fixture

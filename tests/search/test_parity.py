@@ -17,7 +17,7 @@ ALPHABET = (
     "\u4e2d\u6587\U0001f680\u00a0\u2028\u200b\u00ad\u0301\ufb01\u094d\u0930\u093f\u092a"
 )
 KEYS = "0123456789abcdef-"
-TEXTS, QUERIES = (2_000, 5_000) if IS_FULL else (150, 300)
+TEXTS, QUERIES = (2_000, 5_000) if IS_FULL else (100, 150)
 
 Result = dict[tuple[str, str], list[int] | str]
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import html
 import threading
-import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
+import psycopg2
 import pytest
+from fixtures.waiting import wait_until
 
 from presgen import DatabaseConfig, DatabaseManager, JobStatus, PresentationJob, User, ValidationError, VoiceClone
 from presgen.errors import ConfigurationError
@@ -345,29 +348,31 @@ def test_the_index_of_an_older_version_is_built_anew(postgresql: str, db: Databa
     assert db.database.execute_sql(index).fetchone() == before  # which needs no building
 
 
+def waiting(url: str) -> list[str]:
+    """The statements that wait for somebody's lock."""
+    with closing(psycopg2.connect(url)) as connection:
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return [query for (query,) in cursor.fetchall()]
+
+
 def test_writers_are_not_kept_waiting_while_it_is_built(postgresql: str, url: str) -> None:
     with DatabaseManager(url) as manager:
         User.insert_many([{"name": f"User {number}"} for number in range(3000)]).execute()
-        waits: list[float] = []
-        done = threading.Event()
-
-        def write() -> None:
-            while not done.is_set():
-                start = time.monotonic()
-                User.create(name="meanwhile")
-                waits.append(time.monotonic() - start)
-            manager.database.close()
-
-        writer = threading.Thread(target=write)
-        writer.start()
         statements: list[str] = []
         manager.database.query_hooks.append(lambda event: statements.append(event.sql))
-        try:
-            manager.install("search")
-        finally:
-            done.set()
-            writer.join()
-        assert len(waits) > 3
+        with closing(psycopg2.connect(url)) as writer, ThreadPoolExecutor(1) as pool:
+            writer.cursor().execute("UPDATE users SET name = 'meanwhile' WHERE id = 1")
+            done = pool.submit(manager.install, "search")
+            # The build waits for that writer, and nobody else waits for the build.
+            wait_until(lambda: any("CREATE INDEX" in sql and "users" in sql for sql in waiting(url)))
+            User.update(name="another").where(User.id == 2).execute()
+            assert not done.done()
+            writer.commit()
+            done.result(60)
+        assert len(search.users("meanwhile OR another")) == 2
         built = [sql for sql in statements if "CREATE INDEX" in sql and "_search" in sql]
         assert len(built) == 3
         assert all("CONCURRENTLY" in sql for sql in built)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from fixtures.servers import Server
 from fixtures.tenants import Tenancy
 
 from presgen import DatabaseConfig, DatabaseManager, PresentationJob, User, VoiceClone
@@ -15,6 +16,7 @@ from presgen.ext.search.functions import RANKED_MAX
 from presgen.roles import create, plan
 
 JOBS, OWNERS = 40_000, 20
+TEMPLATE = "presgen_searched"
 _FILL = """
 INSERT INTO presentation_jobs
     (owner_id, voice_clone_id, s3_pptx_path, s3_video_path, status, started_at, completed_at, created_at)
@@ -36,10 +38,17 @@ def fill(manager: DatabaseManager) -> None:
 
 
 @pytest.fixture
-def filled(postgresql: str, url: str) -> Iterator[DatabaseManager]:
-    with DatabaseManager(url) as manager:
-        fill(manager)
-        manager.install("search")
+def filled(postgresql: str, servers: dict[str, Server], new_database: Callable[..., str]) -> Iterator[DatabaseManager]:
+    """A copy of a database with many jobs, which is made once a server."""
+    server = servers[postgresql]
+    if TEMPLATE not in server.created:
+        server.execute(f"DROP DATABASE IF EXISTS {TEMPLATE}", f"CREATE DATABASE {TEMPLATE}")
+        server.created.append(TEMPLATE)
+        with DatabaseManager(replace(DatabaseConfig(server.admin_url_of(TEMPLATE)), pgbouncer=False)) as manager:
+            manager.migrate()
+            fill(manager)
+            manager.install("search")
+    with DatabaseManager(new_database(TEMPLATE)) as manager:
         yield manager
 
 
