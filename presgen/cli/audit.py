@@ -11,10 +11,9 @@ import click
 
 from ..ext import audit
 from ..ext.audit.entry import OPERATIONS
-from ..queries import LIMIT_MAX
 from .columns import print_json, print_table
 from .connection import open_manager
-from .options import all_of, moment_option
+from .options import all_of, moment_option, page_options
 
 _narrowing = all_of(
     click.option("--actor", metavar="NAME", help="Only what this actor did."),
@@ -49,8 +48,7 @@ def audit_history(context: click.Context, table: str, row_id: int, as_json: bool
 
 @audit_group.command("search")
 @_narrowing
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, LIMIT_MAX), help="Entries a page.")
-@click.option("--after", metavar="CURSOR", help="Where the page before ended.")
+@page_options("Entries")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
 @click.pass_context
 def audit_search(context: click.Context, /, limit: int, after: str | None, as_json: bool, **narrowing: Any) -> None:

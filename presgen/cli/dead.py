@@ -12,7 +12,7 @@ from ..queries import LIMIT_MAX, get_dead_letter_errors, get_dead_letters
 from .columns import print_facts, print_json, print_table
 from .connection import open_manager
 from .jobs import find_job, print_job, print_page
-from .options import all_of, moment_option
+from .options import all_of, moment_option, page_options
 
 _ERROR_WIDTH: Final = 80
 
@@ -33,8 +33,7 @@ def dead_group() -> None:
 
 @dead_group.command("list")
 @_narrowing
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, LIMIT_MAX), help="Jobs a page.")
-@click.option("--after", metavar="CURSOR", help="Where the page before ended.")
+@page_options("Jobs")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document with all columns.")
 @click.pass_context
 def list_dead(context: click.Context, /, limit: int, after: str | None, as_json: bool, **narrowing: Any) -> None:

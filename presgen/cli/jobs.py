@@ -9,10 +9,11 @@ import click
 
 from ..errors import ConstraintViolation, PresgenError
 from ..models import PresentationJob
-from ..queries import LIMIT_MAX, get_presentation_jobs
+from ..queries import get_presentation_jobs
 from ..status import JobStatus
 from .columns import print_facts, print_json, print_table
 from .connection import open_manager
+from .options import page_options
 
 
 class _UnknownJob(PresgenError):
@@ -27,8 +28,7 @@ def jobs_group() -> None:
 @jobs_group.command("list")
 @click.option("--status", type=click.Choice([status.value for status in JobStatus]), help="Only jobs that stand there.")
 @click.option("--owner", type=int, metavar="ID", help="Only this user's jobs.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, LIMIT_MAX), help="Jobs a page.")
-@click.option("--after", metavar="CURSOR", help="Where the page before ended.")
+@page_options("Jobs")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document with all columns.")
 @click.pass_context
 def list_jobs(

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import click
 
+from ..queries import LIMIT_MAX
+
 # What people type, and what the commands print.
 _FORMATS: Final = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ")
 
@@ -16,6 +18,16 @@ _FORMATS: Final = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%SZ", "%Y-%m
 def moment_option(name: str, **attributes: Any) -> Callable[..., Any]:
     """An option that takes a moment in UTC, as everything that the commands print."""
     return click.option(name, type=click.DateTime(_FORMATS), metavar="MOMENT", callback=_in_utc, **attributes)
+
+
+def page_options(rows: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options of a list that comes in pages of so many `rows`."""
+    return all_of(
+        click.option(
+            "--limit", default=20, show_default=True, type=click.IntRange(1, LIMIT_MAX), help=f"{rows} a page."
+        ),
+        click.option("--after", metavar="CURSOR", help="Where the page before ended."),
+    )
 
 
 def all_of(*options: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -7,9 +7,9 @@ from typing import Any, Final
 import click
 
 from ..ext import search
-from ..queries import LIMIT_MAX
 from .columns import print_json, print_table
 from .connection import open_manager
+from .options import page_options
 
 _KINDS: Final = {"jobs": search.jobs, "users": search.users, "voice-clones": search.voice_clones}
 
@@ -20,8 +20,7 @@ _KINDS: Final = {"jobs": search.jobs, "users": search.users, "voice-clones": sea
 @click.argument("query")
 @click.option("--newest", is_flag=True, help="The newest first, and not the best.")
 @click.option("--owner", type=int, metavar="ID", help="Only this user's rows.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, LIMIT_MAX), help="Rows a page.")
-@click.option("--after", metavar="CURSOR", help="Where the page before ended.")
+@page_options("Rows")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
 @click.pass_context
 def search_command(

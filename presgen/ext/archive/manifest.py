@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
+from ...durable import Document
 from ...errors import ArchiveError
 from .compression import SUFFIXES
 
@@ -14,7 +15,7 @@ FORMAT: Final = 1
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(Document):
     """What a data file holds, as the JSON document beside it says.
 
     Moments are text as the database writes it, in UTC. `schema` is the latest migration that the database had.
@@ -35,14 +36,6 @@ class Manifest:
     replaces: str | None = None
     format: int = FORMAT
 
-    def to_json(self) -> str:
-        """The document."""
-        return json.dumps(self.as_dict(), indent=2) + "\n"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Its values by their names."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, text: str, *, name: str, source: str) -> Manifest:
         """Read the document of the file `source`, which is about the archive `name`.
@@ -50,10 +43,10 @@ class Manifest:
         Raises ArchiveError for one that is not, and for one of a later format.
         """
         try:
-            found: dict[str, Any] = json.loads(text)
+            found = json.loads(text)
             if found["format"] > FORMAT:
                 raise ArchiveError(f"{source} was written by a later presgen, in format {found['format']}")
-            manifest = cls(**{field.name: found[field.name] for field in fields(cls)})
+            manifest = cls(**cls.values_of(found))
             if manifest.name == name and manifest.file in [f"{name}.jsonl{suffix}" for suffix in SUFFIXES.values()]:
                 return manifest
         except (ValueError, TypeError, KeyError):

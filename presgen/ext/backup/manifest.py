@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
+from ...durable import Document
 from ...errors import BackupError
 
 FORMAT: Final = 1
@@ -24,7 +25,7 @@ class Fingerprint:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(Document):
     """What a backup holds, as the JSON document beside it says. `tables` are fingerprints by table."""
 
     name: str
@@ -63,14 +64,6 @@ class Manifest:
             if self.tables.get(table) != tables.get(table):
                 raise BackupError(f"{self.file} does not give back what was saved: {table} differs")
 
-    def as_dict(self) -> dict[str, Any]:
-        """Its values by their names."""
-        return asdict(self)
-
-    def to_json(self) -> str:
-        """The document."""
-        return json.dumps(self.as_dict(), indent=2) + "\n"
-
     @classmethod
     def from_json(cls, text: str, *, name: str, source: str) -> Manifest:
         """Read the document of the file `source`, which is about the backup `name`.
@@ -78,12 +71,11 @@ class Manifest:
         Raises BackupError for one that is not, and for one of a later format.
         """
         try:
-            found: dict[str, Any] = json.loads(text)
+            found = json.loads(text)
             if found["format"] > FORMAT:
                 raise BackupError(f"{source} was written by a later presgen, in format {found['format']}")
-            values = {known.name: found[known.name] for known in fields(cls)}
             tables = {table: Fingerprint(**facts) for table, facts in found["tables"].items()}
-            manifest = cls(**{**values, "tables": tables, "roles": tuple(found["roles"])})
+            manifest = cls(**{**cls.values_of(found), "tables": tables, "roles": tuple(found["roles"])})
             is_aware = manifest.moment.tzinfo is not None
             if manifest.name == name and is_aware and manifest.file in [name + suffix for suffix in SUFFIXES]:
                 return manifest
