@@ -31,7 +31,9 @@ _COMMITS: Final = re.compile(r"\s*(COMMIT|END)\b", re.IGNORECASE)
 _COMMIT_UNKNOWN: Final = "the connection was lost during COMMIT: read the rows again to learn whether it was applied"
 
 
-class _Savepoint(pw._savepoint):
+class Savepoint(pw._savepoint):
+    """Part of a transaction that can be undone alone."""
+
     def rollback(self, begin: bool = True) -> None:
         """Roll back; at the end of its block, a lost connection must not mask the error that led here."""
         try:
@@ -218,7 +220,7 @@ class PostgresPool(Observed, Checkout):
         self._give_back_if_done()
 
     def savepoint(self) -> Any:
-        return _Savepoint(self)
+        return Savepoint(self)
 
     @contextmanager
     def answering_within(self, seconds: float) -> Iterator[None]:

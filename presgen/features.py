@@ -6,13 +6,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from inspect import signature
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from .clock import is_sqlite
 from .context import session
 from .errors import ConfigurationError, MigrationError, StatementInvalid
+from .migrating.turns import take_turn
 from .migrator import Migrator
 from .validation import shown
+
+if TYPE_CHECKING:
+    from .migrating.drift import Difference
 
 FEATURES: Final = ("notify", "audit", "tenancy", "encryption", "archive", "search")
 """The modules of `presgen.ext` that are features; listing them needs none of their libraries."""
@@ -26,7 +30,8 @@ class Feature(Protocol):
     """What a feature's module has. Each function runs in a transaction, and may run again and again.
 
     It may also have `finish(database)`, for what PostgreSQL does outside a transaction only; `STORES`, the words for
-    what is lost when it is uninstalled; `SECRETS`, (table, column) pairs that are secret once it is installed; and
+    what is lost when it is uninstalled; `SECRETS`, (table, column) pairs that are secret once it is installed;
+    `CHANGES`, patterns of the names that it adds to presgen's tables, or has otherwise than the models do; and
     `forget(database, table, column)`, which masks what the feature itself has recorded of such a column, and does
     nothing where that is nothing.
     """
@@ -92,6 +97,15 @@ def installed_features(database: Any) -> list[str]:
         return [name for name in FEATURES if find_feature(name).is_installed(database)]
 
 
+def schema_differences(database: Any) -> list[Difference]:
+    """How the schema differs from what models, migrations and installed features declare; see drift.differences()."""
+    from .migrating.drift import differences
+
+    features, migrator = installed_features(database), Migrator(database)
+    other = [pattern for name in features for pattern in getattr(find_feature(name), "CHANGES", ())]
+    return differences(database, migrator.folder, migrator.known(), other=other)
+
+
 def forget_column(database: Any, table: str, column: str) -> None:
     """Let every feature mask what it has recorded of a column that has become secret."""
     for name in FEATURES:
@@ -125,4 +139,4 @@ def _keep_others_out(database: Any) -> None:
     if is_sqlite(database):
         return
     database.execute_sql("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
-    Migrator(database).take_turn()
+    take_turn(database)

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from datetime import timedelta
 from functools import partial
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import peewee as pw
 
@@ -24,7 +24,15 @@ from .config import DatabaseConfig
 from .context import begin_lazily, session, until_closed
 from .database import PostgresPool
 from .errors import ConfigurationError, PresgenError, ValidationError
-from .features import Feature, find_feature, finish_feature, install_feature, installed_features, uninstall_feature
+from .features import (
+    Feature,
+    find_feature,
+    finish_feature,
+    install_feature,
+    installed_features,
+    schema_differences,
+    uninstall_feature,
+)
 from .health import Health, examine
 from .migrator import Migrator
 from .models import MODELS, PresentationJob, User
@@ -36,6 +44,9 @@ from .reading import Writing, reading, writing
 from .sqlite import SqliteFile
 from .transactions import run_in_transaction
 from .validation import argument, at_least, positive, text
+
+if TYPE_CHECKING:
+    from .migrating.drift import Difference
 
 logger = logging.getLogger("database")
 Result = TypeVar("Result")
@@ -209,21 +220,21 @@ class DatabaseManager:
         """The migrations of this database."""
         return Migrator(self.database)
 
-    def locked_for_migrations(self) -> PostgresPool | SqliteFile:
+    def locked_for_migrations(self) -> Any:
         """The database, connected, with other migrators kept out until the process ends; for `pw_migrate`."""
         atexit.register(self.close)
-        self.database.connect(reuse_if_open=True)
-        self.migrations.lock()
-        self.migrations.limit_waiting()
-        return self.database
+        return self.migrations.locked()
 
     def init_db(self) -> None:
         """Bring the schema to its newest state."""
         self.migrate()
 
-    def migrate(self, target: str | None = None) -> list[str]:
-        """Apply pending migrations, up to `target`; gives their names. Raises MigrationError."""
-        return self.migrations.migrate(target)
+    def migrate(self, target: str | None = None, *, expand_only: bool = False) -> list[str]:
+        """Apply pending migrations, up to `target`, or to the first that contracts; gives their names.
+
+        Raises MigrationError.
+        """
+        return self.migrations.migrate(target, expand_only=expand_only)
 
     def rollback(self, count: int = 1) -> list[str]:
         """Undo the latest `count` migrations; gives their names. Raises MigrationError."""
@@ -232,6 +243,13 @@ class DatabaseManager:
     def pending_migrations(self) -> list[str]:
         """The names of the migrations that are still to be applied."""
         return self.migrations.pending()
+
+    def schema_differences(self) -> list[Difference]:
+        """How the database's schema differs from what models, migrations and its features declare.
+
+        Raises ConfigurationError for a role that may not create a schema, in which to build what is declared.
+        """
+        return schema_differences(self.database)
 
     # Features
 

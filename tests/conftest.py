@@ -25,4 +25,5 @@ pytest_plugins = [
     "fixtures.tenants",
     "fixtures.encrypted",
     "fixtures.replicas",
+    "fixtures.later_migrations",
 ]

@@ -15,10 +15,10 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fixtures.catalogs import catalog
 
 from presgen import MODELS, DatabaseConfig, DatabaseManager, PresentationJob, User, VoiceClone
 from presgen.errors import MigrationError, ValidationError
+from presgen.migrating.catalog import catalog
 from presgen.migrator import Migrator, migrations_folder
 from presgen.status import TRANSITIONS
 
@@ -258,7 +258,7 @@ def test_a_migration_that_waits_for_a_lock_keeps_nobody_else_waiting_for_long(
     postgresql: str, url: str, altering: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A long reader holds the table until others have read it between two attempts of the migration."""
-    monkeypatch.setattr("presgen.migrator.LOCK_TIMEOUT", "200ms")
+    monkeypatch.setattr("presgen.migrating.database.LOCK_TIMEOUT", "200ms")
     attempts = threading.Semaphore(0)
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: attempts.release() if "is tried again" in record.getMessage() else None  # type: ignore[method-assign]
@@ -285,7 +285,7 @@ def test_a_migration_that_waits_for_a_lock_keeps_nobody_else_waiting_for_long(
 def test_a_migration_that_never_gets_its_lock_says_so(
     postgresql: str, url: str, altering: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("presgen.migrator.LOCK_TIMEOUT", "50ms")
+    monkeypatch.setattr("presgen.migrating.database.LOCK_TIMEOUT", "50ms")
     monkeypatch.setattr("presgen.migrator.LOCK_PATIENCE_SECONDS", 0.0)
     with DatabaseManager(url) as manager, closing(psycopg2.connect(url)) as reader:
         reader.cursor().execute("SELECT count(*) FROM users")

@@ -23,7 +23,7 @@ from .jobs import jobs_group
 from .observe import health_command, metrics_command
 from .replica import replica_group
 from .roles import roles_group
-from .schema import migrate_command, rollback_command, status_command
+from .schema import migrate_group, rollback_command, status_command
 from .search import search_command
 from .tenancy import tenancy_group
 from .watch import watch_command
@@ -88,7 +88,7 @@ def demo_command(
 
 for _command in (
     demo_command,
-    migrate_command,
+    migrate_group,
     rollback_command,
     status_command,
     features_command,

@@ -2,28 +2,101 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from ..errors import DatabaseUnavailable
-from .columns import print_facts
+from ..migrator import Migrator
+from .columns import print_facts, printable
 from .connection import open_manager
 
+if TYPE_CHECKING:
+    from ..migrating.plan import PlannedStep
 
-@click.command("migrate")
+
+class _MigrateGroup(click.Group):
+    """A group that takes whatever is none of its commands for those of the command that migrates."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args.insert(0, "up")
+        return super().parse_args(ctx, args)
+
+
+@click.group("migrate", cls=_MigrateGroup, subcommand_metavar="[--plan] [--expand-only] [TARGET] | COMMAND [ARGS]...")
+def migrate_group() -> None:
+    """Apply the pending migrations, all or up to TARGET; or look at them.
+
+    TARGET is the name of a migration. With --plan nothing is applied, but shown: the statements, and the locks that
+    they take. With --expand-only it stops before the first migration that takes away what programs of the version
+    before still use (NNN_contract_…).
+    """
+
+
+@migrate_group.command("up")
 @click.argument("target", required=False)
+@click.option("--plan", is_flag=True, help="Show what it would execute, and which locks that takes; change nothing.")
+@click.option("--expand-only", is_flag=True, help="Stop before what programs of the version before cannot work with.")
 @click.pass_context
-def migrate_command(context: click.Context, target: str | None) -> None:
-    """Apply the pending migrations, all or up to TARGET."""
-    applied = open_manager(context).migrate(target)
+def up_command(context: click.Context, target: str | None, plan: bool, expand_only: bool) -> None:
+    """Apply the pending migrations, all or up to TARGET; what `presgen migrate` does."""
+    manager = open_manager(context)
+    if plan:
+        _print_plan(manager.migrations.plan(target, expand_only=expand_only))
+        return
+    applied = manager.migrate(target, expand_only=expand_only)
     click.echo("\n".join(applied) or "nothing to migrate")
+
+
+@migrate_group.command("check")
+@click.pass_context
+def check_command(context: click.Context) -> None:
+    """Compare the database with what the models declare, and exit with 1 if something is missing or another.
+
+    What is there beside it, an index of your own for instance, is listed too, and no fault.
+    """
+    manager = open_manager(context)
+    for name in manager.pending_migrations():
+        click.echo(f"migration {name} is pending")
+    differences = manager.schema_differences()
+    for difference in differences:
+        click.echo(printable(str(difference)))
+    faults = sum(difference.declared is not None for difference in differences)
+    if faults:
+        context.exit(1)
+    click.echo("the database has all that the models declare")
+
+
+@migrate_group.command("lint")
+@click.pass_context
+def lint_command(context: click.Context) -> None:
+    """Look for what hurts a database at work in the migrations (squawk), and exit with 1 if something does.
+
+    No database is needed.
+    """
+    findings = Migrator(None).lint()
+    for finding in findings:
+        statement = " ".join(finding.statement.split())
+        click.echo(f"{finding.migration}: {finding.rule}: {finding.message}")
+        if statement:
+            click.echo(f"    {statement[:100]}")
+    if findings:
+        context.exit(1)
+    click.echo("nothing to complain of")
 
 
 @click.command("rollback")
 @click.option("--count", default=1, show_default=True, type=click.IntRange(min=1), help="How many, latest first.")
+@click.option("--plan", is_flag=True, help="Show what it would execute, and which locks that takes; change nothing.")
 @click.pass_context
-def rollback_command(context: click.Context, count: int) -> None:
+def rollback_command(context: click.Context, count: int, plan: bool) -> None:
     """Undo the latest migrations. What their tables held is lost."""
-    click.echo("\n".join(open_manager(context).rollback(count)))
+    manager = open_manager(context)
+    if plan:
+        _print_plan(manager.migrations.rollback_plan(count))
+        return
+    click.echo("\n".join(manager.rollback(count)))
 
 
 @click.command("status")
@@ -47,3 +120,15 @@ def status_command(context: click.Context) -> None:
             ("pending", "\n".join(health.pending_migrations) or "none"),
         ]
     )
+
+
+def _print_plan(steps: list[PlannedStep]) -> None:
+    """Print statements as a script that psql takes, with the locks as comments above them."""
+    if not steps:
+        click.echo("nothing to migrate")
+    for step in steps:
+        click.echo(f"-- {step.name}")
+        for statement in step.statements:
+            for lock in statement.locks:
+                click.echo(f"-- {lock.mode.value} on {lock.table}: {lock.mode.consequence}")
+            click.echo(f"{statement.sql};\n")

@@ -27,6 +27,7 @@ from ..errors import ConfigurationError
 logger = logging.getLogger("presgen.worker")
 
 COST: Final = "jobs are added one commit at a time: a third of the rate with 8 writers (docs/operations.md)"
+CHANGES: Final = ("notify_*",)
 CHANNEL: Final = "presgen_jobs_due"
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _PAUSE_MAX_SECONDS: Final = 30.0

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from fixtures.catalogs import catalog
 from fixtures.rows import Enqueue
 
 from presgen import DatabaseManager, User, ValidationError, VoiceClone
 from presgen.cli import cli
 from presgen.errors import ConfigurationError
 from presgen.ext import audit
+from presgen.migrating.catalog import catalog
 
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"tables": "users,people"}, "audit knows no plain table 'people'; those of presgen are users"),

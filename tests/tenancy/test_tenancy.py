@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from fixtures.catalogs import catalog
 from fixtures.tenants import Tenancy
 
 from presgen import DatabaseManager, JobEvent, JobStatus, PresentationJob, User, VoiceClone, Worker, queries
 from presgen.errors import ConstraintViolation, StatementInvalid
+from presgen.migrating.catalog import catalog
 
 COUNTED = (User, VoiceClone, PresentationJob, JobEvent)
 

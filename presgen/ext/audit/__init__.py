@@ -32,3 +32,4 @@ COST: Final = (
     "single writes take 10 to 30 % longer, heartbeats 5 %, bulk loads 2 to 2.5 times as long (docs/security.md)"
 )
 STORES: Final = "the audit log"
+CHANGES: Final = ("presgen_audit*",)

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 COST: Final = "e-mail addresses compare, but neither sort nor match; a tenth of the time of save() and get()"
+CHANGES: Final = ("users.email", "idx_users_email", "valid_email", "encrypted_email*", "plain_email*")
 SECRETS: Final[tuple[tuple[str, str], ...]] = ((EMAIL.table, EMAIL.column),)
 """The columns whose values must appear nowhere in clear: a table and its column each."""
 

@@ -14,6 +14,7 @@ from .finding import Hit, jobs, users, voice_clones
 __all__ = ["COST", "Hit", "finish", "forget", "install", "is_installed", "jobs", "uninstall", "users", "voice_clones"]
 
 COST: Final = "an index a table; heartbeats cost what they did (docs/operations.md)"
+CHANGES: Final = ("idx_*_search*",)
 
 
 def install(database: Any) -> None:

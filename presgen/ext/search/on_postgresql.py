@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ...errors import ConfigurationError
-from ...migrator import Migrator
+from ...migrating.turns import exclusive
 from ...roles import IS_ADMITTED_TO_ALL, give_function, quoted, schema_of
 from . import functions
 from .page import Page
@@ -99,7 +99,7 @@ def install(database: Any) -> None:
 def finish(database: Any) -> None:
     """Build the indexes, outside a transaction without blocking writers; one that was broken off is built anew."""
     schema = schema_of(database)
-    with Migrator(database).exclusive():
+    with exclusive(database):
         concurrently = "" if database.in_transaction() else "CONCURRENTLY"
         for subject in SUBJECTS:
             index = f"{schema}.{subject.index}"

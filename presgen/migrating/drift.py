@@ -1,0 +1,113 @@
+"""Drift: where a database is not what the models and migrations of this version declare."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final
+
+import peewee as pw
+
+from ..clock import is_sqlite
+from ..context import session
+from ..errors import ConfigurationError, StatementInvalid
+from ..models import MODELS
+from .catalog import Catalog, catalog
+from .recording import Recorder
+
+_SCRATCH: Final = "presgen_declared"
+_TABLES: Final = frozenset(model._meta.table_name for model in MODELS)
+_DEFINES: Final = re.compile(
+    r"(CREATE|DROP|ALTER)\s+(OR\s+REPLACE\s+)?(CONSTRAINT\s+)?(FUNCTION|TRIGGER)\b", re.IGNORECASE
+)
+_SINGULAR: Final = {
+    "columns": "column",
+    "constraints": "constraint",
+    "indexes": "index",
+    "triggers": "trigger",
+    "functions": "function",
+}
+_INSUFFICIENT_PRIVILEGE: Final = "42501"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something of presgen's tables that is declared and not there, there and not declared, or another one."""
+
+    kind: str
+    """column, constraint, index, trigger or function."""
+    table: str
+    name: str
+    declared: str | None
+    found: str | None
+
+    def __str__(self) -> str:
+        place = f"{self.kind} {self.name}" + (f" of {self.table}" if self.table else "")
+        if self.found is None:
+            return f"{place} is missing: {self.declared}"
+        if self.declared is None:
+            return f"{place} is not declared: {self.found}"
+        return f"{place} is {self.found}, and declared as {self.declared}"
+
+
+def differences(database: Any, folder: Path, known: Sequence[str], *, other: Collection[str] = ()) -> list[Difference]:
+    """How the database's tables, indexes, constraints, triggers and functions differ from what is declared.
+
+    What a pattern of `other` matches is somebody else's matter: a name, or a column with its table. The models' tables,
+    and the migrations' triggers and functions, are built in a schema of their own, which nobody else sees and which is
+    rolled back; raises ConfigurationError where the role may not create one.
+    """
+    recorder = Recorder(folder, database)
+    with session(database):
+        functions = [sql for name in known for sql in recorder.statements_of(name) if _DEFINES.match(sql)]
+        found = catalog(database)
+        with _declared_in(database, functions) as declared:
+            return sorted(_compared(declared, found, other), key=lambda one: (one.table, one.kind, one.name))
+
+
+@contextmanager
+def _declared_in(database: Any, functions: Sequence[str]) -> Iterator[Catalog]:
+    if is_sqlite(database):
+        scratch = pw.SqliteDatabase(":memory:")
+        with scratch:
+            yield _built(scratch, functions)
+        return
+    try:
+        with database.atomic() as transaction:
+            database.execute_sql(f"CREATE SCHEMA {_SCRATCH}")
+            database.execute_sql(f"SET LOCAL search_path = {_SCRATCH}")
+            declared = _built(database, functions)
+            transaction.rollback()
+    except StatementInvalid as error:
+        if error.sqlstate != _INSUFFICIENT_PRIVILEGE:
+            raise
+        raise ConfigurationError(f"to compare, connect as a role that may create a schema: {error}") from None
+    yield declared
+
+
+def _built(scratch: Any, functions: Sequence[str]) -> Catalog:
+    for model in MODELS:
+        pw.SchemaManager(model, scratch).create_all(safe=False)
+    for sql in functions:
+        scratch.execute_sql(sql.replace("%", "%%") if not is_sqlite(scratch) else sql)
+    return catalog(scratch)
+
+
+def _compared(declared: Catalog, found: Catalog, other: Collection[str]) -> Iterator[Difference]:
+    for kind, things in declared.items():
+        before = {(table, name): text for table, name, text in things}
+        # Functions that nothing of presgen's calls are none of its business.
+        after = {
+            (table, name): text for table, name, text in found[kind] if table in _TABLES or (table, name) in before
+        }
+        for table, name in before.keys() | after.keys():
+            one, two = before.get((table, name)), after.get((table, name))
+            full_name = f"{table}.{name}" if kind == "columns" else name
+            if one is None and kind == "functions":  # which nothing of presgen's calls
+                continue
+            if one != two and not any(fnmatchcase(full_name, pattern) for pattern in other):
+                yield Difference(_SINGULAR[kind], table, name, one, two)
