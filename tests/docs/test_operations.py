@@ -17,5 +17,5 @@ def test_the_blocks_about_what_runs_beside_the_jobs_work(monkeypatch: pytest.Mon
         monkeypatch.setenv("DATABASE_REPLICA_URLS", "")
         monkeypatch.chdir(folder)
         scope: dict[str, Any] = {}
-        for section in ("Replicas", "Archive", "Search"):
+        for section in ("Migrations", "Replicas", "Archive", "Search"):
             scope = run_guide("operations.md", section=section, scope=scope)
