@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +23,7 @@ from .validation import argument, at_least, shown
 if TYPE_CHECKING:
     from peewee_migrate import Router
 
+    from .migrating.adoption import Adoption, AdoptionPlan
     from .migrating.linting import Finding
     from .migrating.plan import PlannedStep
 
@@ -129,6 +130,43 @@ class Migrator:
 
         return plan(self.database, self.folder, self.known(), steps, undoing=undoing)
 
+    def adoption_plan(self, *, timezone: str = "UTC") -> AdoptionPlan:
+        """What adopt() would do, and which rows break a rule; raises MigrationError and ConfigurationError."""
+        return self._adoption(timezone).plan()
+
+    def adopt(self, *, timezone: str = "UTC", progress: Callable[[int, int], None] | None = None) -> None:
+        """Take over, in place, a PostgreSQL database that the specification's SQLAlchemy models have made.
+
+        Moments without a time zone were written in `timezone`. Nothing is changed while a row breaks a rule; an
+        adoption that was broken off goes on when it is called again. Raises MigrationError, and ConfigurationError on
+        SQLite and for a time zone that the server does not know.
+        """
+        with self._at_work() as migrator:
+            migrator._adoption(timezone).run(progress)
+            migrator._record_adopted()
+
+    def _adoption(self, timezone: str) -> Adoption:
+        from .migrating.adoption import Adoption
+
+        if self.applied():
+            raise MigrationError("there is nothing to adopt: the database has migrations; run: presgen migrate")
+        return Adoption(self.database, self.folder, self.known(), timezone=timezone)
+
+    def _record_adopted(self) -> None:
+        from .migrating.drift import differences
+
+        left = [one for one in differences(self.database, self.folder, self.known()) if one.declared is not None]
+        if left:
+            raise MigrationError(f"the adopted database is not as declared: {left[0]}")
+        with self.database.atomic():
+            for name in self.known():
+                self._router().model.create(name=name)
+
+    def _router(self) -> Router:
+        from peewee_migrate import Router
+
+        return Router(self.database, migrate_dir=self.folder, migrate_table=HISTORY_TABLE, logger=logger)
+
     def lint(self) -> list[Finding]:
         """What may hurt when the known migrations are applied to a database at work; raises MissingExtra."""
         from .migrating.linting import findings
@@ -173,11 +211,8 @@ class Migrator:
             time.sleep(random.uniform(0.5, 1.5))
 
     def _has_run(self, name: str, step: str, *arguments: str, is_last: bool) -> bool:
-        from peewee_migrate import Router
-
         try:
-            router: Router = Router(self.database, migrate_dir=self.folder, migrate_table=HISTORY_TABLE, logger=logger)
-            getattr(router, step)(*arguments)
+            getattr(self._router(), step)(*arguments)
             return True
         except CommitUnknown:
             raise MigrationError(f"{name} may be applied or not, as the connection was lost; run it again") from None

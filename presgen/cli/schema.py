@@ -10,6 +10,7 @@ from ..errors import DatabaseUnavailable
 from ..migrator import Migrator
 from .columns import print_facts, printable
 from .connection import open_manager
+from .progress import shown_progress
 
 if TYPE_CHECKING:
     from ..migrating.plan import PlannedStep
@@ -84,6 +85,37 @@ def lint_command(context: click.Context) -> None:
     if findings:
         context.exit(1)
     click.echo("nothing to complain of")
+
+
+@migrate_group.command("adopt")
+@click.option("--plan", is_flag=True, help="Show what it would do, and which rows break a rule; change nothing.")
+@click.option("--timezone", default="UTC", show_default=True, help="In which moments without a time zone were written.")
+@click.option("--yes", is_flag=True, help="Do not show the plan and ask.")
+@click.pass_context
+def adopt_command(context: click.Context, plan: bool, timezone: str, yes: bool) -> None:
+    """Take over, in place, a PostgreSQL database that the specification's SQLAlchemy models have made.
+
+    It shows what it is to do first, and asks. Stop the programs that use the database before, and make a backup.
+    Nothing is changed while a row breaks a rule. One that was broken off goes on when it is run again.
+    """
+    migrations = open_manager(context).migrations
+    wanted = migrations.adoption_plan(timezone=timezone)
+    for step in wanted.steps if plan or not yes else ():
+        click.echo(f"-- {step.title}")
+        for sql in step.statements:
+            click.echo(f"{sql.strip()};\n")
+    for rows in wanted.broken:
+        click.echo(printable(str(rows)))
+    if wanted.broken:
+        click.echo("mend these rows, or delete them; then run this again")
+        context.exit(1)
+    if plan:
+        return
+    if not yes:
+        click.confirm("Do this now?", abort=True)
+    with shown_progress("adopting") as progress:
+        migrations.adopt(timezone=timezone, progress=progress)
+    click.echo("adopted")
 
 
 @click.command("rollback")

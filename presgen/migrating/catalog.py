@@ -74,7 +74,7 @@ def _sqlite(database: Any) -> Catalog:
     found: Catalog = {"columns": set(), "constraints": set(), "indexes": set(), "triggers": set()}
     for kind, name, table, sql in rows:
         if kind == "table":
-            for part in _parts(_plain(sql)):
+            for part in parts_of(_plain(sql)):
                 found["constraints" if _is_constraint(part) else "columns"].add((table, *_named(part)))
         elif kind == "index":
             found["indexes"].add((table, name, _without_parentheses_in_where(_plain(sql))))
@@ -105,7 +105,7 @@ def _is_constraint(part: str) -> bool:
     return part.startswith(("constraint ", "foreign key "))
 
 
-def _parts(sql: str) -> list[str]:
+def parts_of(sql: str) -> list[str]:
     """The comma-separated parts between a CREATE TABLE's parentheses."""
     body = sql[sql.index("(") + 1 : sql.rindex(")")]
     parts, depth, start = [], 0, 0

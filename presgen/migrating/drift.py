@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -61,32 +60,33 @@ def differences(database: Any, folder: Path, known: Sequence[str], *, other: Col
     and the migrations' triggers and functions, are built in a schema of their own, which nobody else sees and which is
     rolled back; raises ConfigurationError where the role may not create one.
     """
+    with session(database):
+        found = catalog(database)
+        return sorted(
+            _compared(declared(database, folder, known), found, other),
+            key=lambda one: (one.table, one.kind, one.name),
+        )
+
+
+def declared(database: Any, folder: Path, known: Sequence[str]) -> Catalog:
+    """What a database has when the models and migrations have made it; raises ConfigurationError as differences()."""
     recorder = Recorder(folder, database)
     with session(database):
         functions = [sql for name in known for sql in recorder.statements_of(name) if _DEFINES.match(sql)]
-        found = catalog(database)
-        with _declared_in(database, functions) as declared:
-            return sorted(_compared(declared, found, other), key=lambda one: (one.table, one.kind, one.name))
-
-
-@contextmanager
-def _declared_in(database: Any, functions: Sequence[str]) -> Iterator[Catalog]:
-    if is_sqlite(database):
-        scratch = pw.SqliteDatabase(":memory:")
-        with scratch:
-            yield _built(scratch, functions)
-        return
-    try:
-        with database.atomic() as transaction:
-            database.execute_sql(f"CREATE SCHEMA {_SCRATCH}")
-            database.execute_sql(f"SET LOCAL search_path = {_SCRATCH}")
-            declared = _built(database, functions)
-            transaction.rollback()
-    except StatementInvalid as error:
-        if error.sqlstate != _INSUFFICIENT_PRIVILEGE:
-            raise
-        raise ConfigurationError(f"to compare, connect as a role that may create a schema: {error}") from None
-    yield declared
+        if is_sqlite(database):
+            with pw.SqliteDatabase(":memory:") as scratch:
+                return _built(scratch, functions)
+        try:
+            with database.atomic() as transaction:
+                database.execute_sql(f"CREATE SCHEMA {_SCRATCH}")
+                database.execute_sql(f"SET LOCAL search_path = {_SCRATCH}")
+                built = _built(database, functions)
+                transaction.rollback()
+                return built
+        except StatementInvalid as error:
+            if error.sqlstate != _INSUFFICIENT_PRIVILEGE:
+                raise
+            raise ConfigurationError(f"to compare, connect as a role that may create a schema: {error}") from None
 
 
 def _built(scratch: Any, functions: Sequence[str]) -> Catalog:
@@ -97,13 +97,10 @@ def _built(scratch: Any, functions: Sequence[str]) -> Catalog:
     return catalog(scratch)
 
 
-def _compared(declared: Catalog, found: Catalog, other: Collection[str]) -> Iterator[Difference]:
-    for kind, things in declared.items():
+def _compared(wanted: Catalog, found: Catalog, other: Collection[str]) -> Iterator[Difference]:
+    for kind, things in wanted.items():
         before = {(table, name): text for table, name, text in things}
-        # Functions that nothing of presgen's calls are none of its business.
-        after = {
-            (table, name): text for table, name, text in found[kind] if table in _TABLES or (table, name) in before
-        }
+        after = {(table, name): text for table, name, text in found[kind] if table in _TABLES or not table}
         for table, name in before.keys() | after.keys():
             one, two = before.get((table, name)), after.get((table, name))
             full_name = f"{table}.{name}" if kind == "columns" else name

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 from fixtures.guides import run_guide
+from fixtures.sqlalchemy_rows import fill_database
+
+from presgen.embedded import EmbeddedServer
 
 
 def test_the_blocks_about_what_runs_beside_the_jobs_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,3 +22,12 @@ def test_the_blocks_about_what_runs_beside_the_jobs_work(monkeypatch: pytest.Mon
         scope: dict[str, Any] = {}
         for section in ("Migrations", "Replicas", "Archive", "Search"):
             scope = run_guide("operations.md", section=section, scope=scope)
+
+
+def test_a_database_of_sqlalchemys_is_adopted_as_the_guide_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    with TemporaryDirectory(prefix="presgen-guide-") as folder:
+        Path(folder).chmod(0o755)
+        with EmbeddedServer(Path(folder) / "server") as server:
+            fill_database(server.url)
+            monkeypatch.setenv("DATABASE_URL", server.url)
+            run_guide("operations.md", section="Adoption")

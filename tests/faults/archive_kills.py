@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import random
-import signal
 import sys
 import uuid
 from collections.abc import Callable
@@ -21,6 +20,8 @@ from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
+
+from killing import Violation, forked, in_child, steps_until, was_killed
 
 from presgen import DatabaseManager, User, VoiceClone
 from presgen.embedded import EmbeddedServer
@@ -31,10 +32,6 @@ from presgen.ext.archive import archiving, catalog, rows, settling
 _LINES_A_STEP: Final = 500
 _EVERYTHING: Final = dict.fromkeys(archive.RETENTION, timedelta(0))
 _STAGES: Final = ("pending", "processing_slides", "synthesizing_audio", "assembling_video")
-
-
-class Violation(Exception):
-    """A job is nowhere, or twice."""
 
 
 def main() -> None:
@@ -49,7 +46,7 @@ def main() -> None:
 
 def kill_everywhere(url: str, path: Path, *, jobs: int, batch: int, mutant: str | None = None) -> dict[str, Any]:
     """Migrate and fill a database, archive all and restore all; gives counts. Raises Violation."""
-    before = _in_child(lambda: _fill(url, jobs))
+    before = in_child(lambda: _fill(url, jobs))
 
     def archive_all(manager: DatabaseManager) -> None:
         archive.run(manager, path, retention=_EVERYTHING, batch=batch)
@@ -67,7 +64,7 @@ def kill_everywhere(url: str, path: Path, *, jobs: int, batch: int, mutant: str 
     for name, work in (("archive", archive_all), ("restore", restore_all)):
         for step in count(1):
             was_killed = _killed_at(step, url, work, mutant)
-            found = _in_child(lambda: _checked(url, path, jobs))
+            found = in_child(lambda: _checked(url, path, jobs))
             if not was_killed:
                 break
         kills[name] = step - 1
@@ -76,7 +73,7 @@ def kill_everywhere(url: str, path: Path, *, jobs: int, batch: int, mutant: str 
             left = 1 if url.startswith("sqlite") else 0  # which keeps its highest ids
             if found["archived"] != jobs - left:
                 raise Violation(f"{found} of {jobs} jobs are archived")
-    after = _in_child(lambda: _digest_of(url))
+    after = in_child(lambda: _digest_of(url))
     if after != before["digest"]:
         raise Violation("the rows are not what they were")
     left = [file.name for file in path.glob("jobs-*") if file.suffix not in (".restored", ".abandoned")]
@@ -87,38 +84,20 @@ def kill_everywhere(url: str, path: Path, *, jobs: int, batch: int, mutant: str 
 
 def _killed_at(step: int, url: str, work: Callable[[DatabaseManager], None], mutant: str | None) -> bool:
     """Whether a process that does the work is killed before its step of that number."""
-    child = os.fork()
-    if child == 0:
-        try:
-            _MUTANTS.get(mutant or "", lambda: None)()
-            with DatabaseManager(url) as manager:
-                manager.database.connect(reuse_if_open=True)
-                _count_steps(manager, step)
-                work(manager)
-            os._exit(0)
-        except BaseException as error:
-            print(repr(error), file=sys.stderr)
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return True
-    if os.waitstatus_to_exitcode(status):
-        raise Violation(f"the process that was to be killed at step {step} failed")
-    return False
+
+    def archive_or_die() -> None:
+        _MUTANTS.get(mutant or "", lambda: None)()
+        with DatabaseManager(url) as manager:
+            manager.database.connect(reuse_if_open=True)
+            _count_steps(manager, step)
+            work(manager)
+
+    return was_killed(forked(archive_or_die))
 
 
 def _count_steps(manager: DatabaseManager, last: int) -> None:
     """Kill this process before its step number `last`."""
-    steps = count(1)
-
-    def stepping(function: Callable[..., Any]) -> Callable[..., Any]:
-        def stepped(*arguments: Any, **options: Any) -> Any:
-            if next(steps) == last:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
-
-        return stepped
-
+    stepping = steps_until(last)
     encoded, lines = rows.encoded, count(1)
 
     def encoding(line: Any) -> str:
@@ -161,30 +140,6 @@ def _ids_of(path: Path, name: str) -> list[int]:
     file = path / name if (path / name).exists() else path / f"{name}.part"
     with gzip.open(file, "rt", encoding="utf-8") as lines:
         return [json.loads(line)["job"]["id"] for line in lines]
-
-
-def _in_child(work: Callable[[], Any]) -> Any:
-    """What the work gives, in a process of its own."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        try:
-            answer = {"result": work()}
-        except Violation as error:
-            answer = {"violation": str(error)}
-        except BaseException as error:
-            answer = {"violation": type(error).__name__}
-        with os.fdopen(writing, "w") as pipe:
-            json.dump(answer, pipe)
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        answer = json.load(pipe)
-    os.waitpid(child, 0)
-    if "violation" in answer:
-        raise Violation(answer["violation"])
-    return answer["result"]
 
 
 def _fill(url: str, jobs: int) -> dict[str, Any]:

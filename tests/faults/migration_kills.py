@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
+
+from killing import Violation, forked, in_child, steps_until, was_killed
 
 from presgen import DatabaseManager, User, migrator
 from presgen.database import PostgresPool
@@ -28,69 +29,54 @@ from presgen.sqlite import SqliteFile
 NewDatabase = Callable[[], str]
 
 
-class Violation(Exception):
-    """A migration was applied twice, in part or not at all."""
-
-
 def kill_everywhere(new_database: NewDatabase, folder: Path, *, every: int = 1, mutant: str | None = None) -> int:
     """Kill the first of two migrators at each of its steps, or each `every`-th, each time on a new database.
 
     Gives the number of steps. Raises Violation.
     """
     url = new_database()
-    expected = _in_child(lambda: _undisturbed(url, folder))
+    expected = in_child(lambda: _undisturbed(url, folder))
     for step in count(1, every):
         url = new_database()
-        _in_child(lambda url=url: _fill(url))
-        was_killed = _killed_at(step, url, folder, mutant)
-        found = _in_child(lambda url=url: _state(url, folder))
+        in_child(lambda url=url: _fill(url))
+        is_killed = _killed_at(step, url, folder, mutant)
+        found = in_child(lambda url=url: _state(url, folder))
         if found != expected:
             raise Violation(f"after a kill at step {step}: {_what_differs(found, expected)}")
-        if not was_killed:
+        if not is_killed:
             return step - 1
     raise AssertionError
 
 
 def _killed_at(step: int, url: str, folder: Path, mutant: str | None) -> bool:
     """Whether the first migrator is killed before its step of that number; the second one has come through."""
-    reading, writing = os.pipe()
-    first = _forked(lambda: _migrate_and_die(url, folder, step, writing, mutant))
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        pipe.read(1)  # or its end, when it died before
-    second = _forked(lambda: _migrate(url, folder, mutant))
-    _, status = os.waitpid(first, 0)
-    _, other = os.waitpid(second, 0)
-    if os.waitstatus_to_exitcode(other):
-        raise Violation(f"the second migrator failed when the first was killed at step {step}")
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return True
-    if os.waitstatus_to_exitcode(status):
-        raise Violation(f"the migrator that was to be killed at step {step} failed")
-    return False
+    has_turn, is_there = os.pipe(), os.pipe()
 
+    def take_turn_and_wait_for_the_other() -> None:
+        os.write(has_turn[1], b"x")
+        os.read(is_there[0], 1)
 
-def _migrate_and_die(url: str, folder: Path, last: int, pipe: int, mutant: str | None) -> None:
-    steps = count(1)
+    def migrate(stepping: Callable[[Any], Any]) -> None:
+        for owner in (PostgresPool, SqliteFile):
+            for name in ("execute_sql", "begin", "commit"):
+                setattr(owner, name, stepping(getattr(owner, name)))
+        _migrate(url, folder, mutant)
 
-    def step() -> None:
-        number = next(steps)
-        if number == 1:
-            os.write(pipe, b"x")
-        if number == last:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def tell_at_once(function: Any) -> Any:
+        os.write(is_there[1], b"x")
+        return function
 
-    def stepping(method: Any) -> Any:
-        def stepped(*arguments: Any, **options: Any) -> Any:
-            step()
-            return method(*arguments, **options)
-
-        return stepped
-
-    for owner in (PostgresPool, SqliteFile):
-        for name in ("execute_sql", "begin", "commit"):
-            setattr(owner, name, stepping(getattr(owner, name)))
-    _migrate(url, folder, mutant)
+    first = forked(lambda: migrate(steps_until(step, on_second=take_turn_and_wait_for_the_other)))
+    os.close(has_turn[1])
+    os.read(has_turn[0], 1)  # or its end, when it died before
+    second = forked(lambda: migrate(tell_at_once))
+    try:
+        is_killed = was_killed(first)
+    finally:
+        was_killed(second)
+        for end in (has_turn[0], *is_there):
+            os.close(end)
+    return is_killed
 
 
 def _migrate(url: str, folder: Path, mutant: str | None = None) -> None:
@@ -120,36 +106,6 @@ def _state(url: str, folder: Path) -> Any:
 
 def _what_differs(found: Any, expected: Any) -> str:
     return next(f"{key}: {found[key]}" for key in expected if found[key] != expected[key])
-
-
-def _forked(work: Callable[[], None]) -> int:
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException as error:
-            print(repr(error), file=sys.stderr)
-            os._exit(1)
-    return child
-
-
-def _in_child(work: Callable[[], Any]) -> Any:
-    """What the work gives, in a process of its own."""
-    reading, writing = os.pipe()
-
-    def told() -> None:
-        with os.fdopen(writing, "w") as pipe:
-            json.dump(work(), pipe)
-
-    child = _forked(told)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        answer = pipe.read()
-    os.waitpid(child, 0)
-    if not answer:
-        raise Violation("the database cannot be read")
-    return json.loads(answer)
 
 
 # Deliberate bugs.
@@ -208,7 +164,7 @@ def _created(url: str, number: int) -> str:
             manager.database.execute_sql(f"CREATE DATABASE kill_{number}")
         return url.rpartition("/")[0] + f"/kill_{number}"
 
-    return str(_in_child(create))
+    return str(in_child(create))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from archive_kills import MUTANTS, Violation, kill_everywhere
+from archive_kills import MUTANTS, kill_everywhere
+from killing import Violation
 
 JOBS, BATCH = 600, 30
 

@@ -10,7 +10,8 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from migration_kills import MUTANTS, Violation, kill_everywhere
+from killing import Violation
+from migration_kills import MUTANTS, kill_everywhere
 
 
 def test_no_kill_leaves_a_migration_half_or_twice(

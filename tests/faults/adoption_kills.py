@@ -1,0 +1,119 @@
+"""Adoption under SIGKILL, at every step: python -m adoption_kills.
+
+A step is a statement, a BEGIN or a COMMIT. Each time on a new database that SQLAlchemy has made and filled, a process is
+killed just before its k-th step, until one comes through; another one then adopts what it left, and rows and catalogs are
+those of an undisturbed adoption. All processes are forks of one that never opens a database.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from killing import Violation, forked, in_child, steps_until, was_killed
+
+from presgen import DatabaseManager, models
+from presgen.database import PostgresPool
+from presgen.embedded import EmbeddedServer
+from presgen.migrating import adoption
+from presgen.migrating.catalog import catalog
+from presgen.migrator import Migrator
+
+Fill = Callable[[str], None]
+
+
+def kill_everywhere(new_database: Callable[[], str], fill: Fill, *, every: int = 1, mutant: str | None = None) -> int:
+    """Kill an adoption at each of its steps, or each `every`-th; gives the number of steps. Raises Violation."""
+    url = new_database()
+    in_child(lambda: fill(url))
+    in_child(lambda: _adopt(url))
+    expected = in_child(lambda: _state(url))
+    for step in count(1, every):
+        url = new_database()
+        in_child(lambda url=url: fill(url))
+
+        def adopt_or_die(url: str = url, step: int = step) -> None:
+            stepping = steps_until(step)
+            for name in ("execute_sql", "begin", "commit"):
+                setattr(PostgresPool, name, stepping(getattr(PostgresPool, name)))
+            MUTANTS.get(mutant or "", lambda: None)()
+            _adopt(url)
+
+        is_killed = was_killed(forked(adopt_or_die))
+        if is_killed:
+            in_child(lambda url=url: _adopt(url))
+        found = in_child(lambda url=url: _state(url))
+        if found != expected:
+            differs = next(key for key in expected if found[key] != expected[key])
+            raise Violation(f"after a kill at step {step} there are other {differs}")
+        if not is_killed:
+            return step - 1
+    raise AssertionError
+
+
+def _adopt(url: str) -> None:
+    with DatabaseManager(url) as manager:
+        if not manager.migrations.applied():
+            manager.migrations.adopt()
+
+
+def _state(url: str) -> Any:
+    with DatabaseManager(url) as manager, manager.session() as database:
+        tables = {
+            model._meta.table_name: repr(list(model.select().order_by(model.id).tuples())) for model in models.MODELS
+        }
+        schema = {kind: sorted(things) for kind, things in catalog(database).items()}
+        return {"applied": Migrator(database).applied(), **tables, **schema}
+
+
+# Deliberate bugs.
+
+
+def _records_first() -> None:
+    """The migrations count as applied before the tables are converted."""
+    run = adoption.Adoption.run
+
+    def record_and_run(self: Any, progress: Any = None) -> None:
+        Migrator(self._database)._router().model.insert_many(
+            [{"name": name} for name in Migrator(self._database).known()]
+        ).execute()
+        run(self, progress)
+
+    adoption.Adoption.run = record_and_run  # type: ignore[method-assign]
+    Migrator._record_adopted = lambda self: None  # type: ignore[method-assign]
+
+
+MUTANTS: Final[dict[str, Callable[[], None]]] = {"records first": _records_first}
+
+
+def main() -> None:
+    """Kill at every step on a server of its own; exits with 1 after a violation."""
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    from fixtures.sqlalchemy_rows import fill_database
+
+    with TemporaryDirectory(prefix="presgen-kills-") as name:
+        root = Path(name)
+        root.chmod(0o755)
+        numbers = count(1)
+        with EmbeddedServer(root / "server") as server:
+            kills = kill_everywhere(lambda: _created(server.url, next(numbers)), fill_database)
+    print(json.dumps({"kills": kills}))
+
+
+def _created(url: str, number: int) -> str:
+    def create() -> None:
+        with DatabaseManager(url) as manager:
+            manager.database.execute_sql(f"CREATE DATABASE kill_{number}")
+
+    in_child(create)
+    return url.rpartition("/")[0] + f"/kill_{number}"
+
+
+if __name__ == "__main__":
+    main()

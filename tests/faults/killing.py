@@ -1,0 +1,83 @@
+"""Killing a process just before its k-th step, and asking what it left from processes that never share a connection."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+
+class Violation(Exception):
+    """Something is lost, there twice, or half."""
+
+
+def forked(work: Callable[[], Any]) -> int:
+    """Start the work in a process of its own; gives its id."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+            os._exit(1)
+    return child
+
+
+def was_killed(child: int) -> bool:
+    """Wait for a process: whether it was killed, or has come through; raises Violation when it failed."""
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return True
+    if os.waitstatus_to_exitcode(status):
+        raise Violation("a process that was not killed has failed")
+    return False
+
+
+def in_child(work: Callable[[], Any]) -> Any:
+    """What the work gives, as JSON gives it back, in a process of its own; raises Violation when it fails."""
+    reading, writing = os.pipe()
+
+    def told() -> None:
+        try:
+            answer = {"result": work()}
+        except Violation as error:
+            answer = {"violation": str(error)}
+        except BaseException as error:
+            answer = {"violation": repr(error)}
+        with os.fdopen(writing, "w") as pipe:
+            json.dump(answer, pipe)
+
+    child = forked(told)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        answer = json.loads(pipe.read() or '{"violation": "a process ended without an answer"}')
+    os.waitpid(child, 0)
+    if "violation" in answer:
+        raise Violation(answer["violation"])
+    return answer["result"]
+
+
+def steps_until(last: int | None, *, on_second: Callable[[], Any] = lambda: None) -> Callable[[Any], Any]:
+    """A wrapper for functions each call of which is a step: this process is killed before step number `last`.
+
+    `on_second` is called when the first step is done.
+    """
+    numbers = count(1)
+
+    def stepping(function: Any) -> Any:
+        def stepped(*arguments: Any, **options: Any) -> Any:
+            number = next(numbers)
+            if number == 2:
+                on_second()
+            if number == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return stepped
+
+    return stepping
