@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +19,7 @@ from .clock import is_sqlite
 from .context import session
 from .errors import CommitUnknown, DatabaseBusy, MigrationError
 from .migrating.database import LOCK_TIMEOUT, MigrationDatabase
+from .migrating.phases import phase_of
 from .migrating.turns import exclusive, keep_others_out
 from .validation import argument, at_least, shown
 
@@ -31,6 +34,9 @@ HISTORY_TABLE: Final = "migratehistory"
 LOCK_PATIENCE_SECONDS: Final = 120.0
 """For how long a migration that did not get a lock is tried again."""
 
+_IS_MIGRATION: Final = re.compile(r"\d{3}_[^.]+\.py")
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 30.0
+
 # Without a handler of the application's, a failed migration would print its traceback beside our error.
 logger = logging.getLogger("database.migrations")
 logger.addHandler(logging.NullHandler())
@@ -44,11 +50,6 @@ def migrations_folder() -> Path:
     return Path(__file__).parent.parent / "migrations"
 
 
-def is_contracting(name: str) -> bool:
-    """Whether a migration takes away what programs of the version before still use: `NNN_contract_…`."""
-    return name[4:].startswith("contract_")
-
-
 class Migrator:
     """The state of one database's schema, and the steps to change it."""
 
@@ -58,7 +59,7 @@ class Migrator:
 
     def known(self) -> list[str]:
         """The names of the migrations that this version of presgen has, oldest first."""
-        return sorted(path.stem for path in self.folder.glob("[0-9][0-9][0-9]_*.py"))
+        return sorted(path.stem for path in self.folder.iterdir() if _IS_MIGRATION.fullmatch(path.name))
 
     def applied(self) -> list[str]:
         """The names that the database has recorded, oldest first; reads only."""
@@ -82,7 +83,7 @@ class Migrator:
         if target in applied:
             return []
         names = [name for name in self.known() if name not in applied and (target is None or name <= target)]
-        contracting = next((place for place, name in enumerate(names) if is_contracting(name)), None)
+        contracting = next((place for place, name in enumerate(names) if phase_of(name) == "contract"), None)
         return names[:contracting] if expand_only else names
 
     def unwanted(self, count: int = 1) -> list[str]:
@@ -100,10 +101,12 @@ class Migrator:
         With `expand_only` it stops before the first migration that takes something away (`NNN_contract_…`), so that
         programs of the version before can go on.
         """
+        if not self.wanted(target, expand_only=expand_only):
+            return []  # without a turn, for which a long migration of another program would have to be waited for
         with self._at_work() as migrator:
             names = migrator.wanted(target, expand_only=expand_only)
             for name in names:
-                migrator._run(name, "run", name)
+                migrator._run(name, methodcaller("run", name))
             return names
 
     def rollback(self, count: int = 1) -> list[str]:
@@ -114,7 +117,7 @@ class Migrator:
         with self._at_work() as migrator:
             names = migrator.unwanted(count)
             for name in names:
-                migrator._run(name, "rollback")
+                migrator._run(name, methodcaller("rollback"))
             return names
 
     def plan(self, target: str | None = None, *, expand_only: bool = False) -> list[PlannedStep]:
@@ -163,9 +166,9 @@ class Migrator:
                 self._router().model.create(name=name)
 
     def _router(self) -> Router:
-        from peewee_migrate import Router
+        from .migrating.router import RecordingRouter
 
-        return Router(self.database, migrate_dir=self.folder, migrate_table=HISTORY_TABLE, logger=logger)
+        return RecordingRouter(self.database, migrate_dir=self.folder, migrate_table=HISTORY_TABLE, logger=logger)
 
     def lint(self) -> list[Finding]:
         """What may hurt when the known migrations are applied to a database at work; raises MissingExtra."""
@@ -179,7 +182,7 @@ class Migrator:
         database.connect(reuse_if_open=True)
         keep_others_out(database)
         if isinstance(database, MigrationDatabase):
-            database.limit_waiting()
+            database.set_limits()
         return database
 
     @contextmanager
@@ -188,8 +191,6 @@ class Migrator:
         database = self._for_migrations()
         try:
             with exclusive(database):
-                if isinstance(database, MigrationDatabase):
-                    database.limit_waiting()
                 yield Migrator(database, self.folder)
         finally:
             if database is not self.database:
@@ -203,24 +204,32 @@ class Migrator:
             raise MigrationError("a migration has transactions of its own: run it outside of yours")
         return MigrationDatabase(self.database.config)
 
-    def _run(self, name: str, step: str, *arguments: str) -> None:
+    def _run(self, name: str, step: Callable[[Router], Any]) -> None:
         """Run a step, and again while others hold a lock that it needs; raises MigrationError."""
-        deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
-        while not self._has_run(name, step, *arguments, is_last=time.monotonic() > deadline):
+        deadline, pause = time.monotonic() + LOCK_PATIENCE_SECONDS, _PAUSE_SECONDS
+        while not self._has_run(name, step, is_last=time.monotonic() > deadline):
             logger.warning("%s did not get a lock within %s, and is tried again", name, LOCK_TIMEOUT)
-            time.sleep(random.uniform(0.5, 1.5))
+            # Ever longer, for who holds the lock stays, and at each try others wait behind it.
+            time.sleep(random.uniform(0.5, 1.5) * pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    def _has_run(self, name: str, step: str, *arguments: str, is_last: bool) -> bool:
+    def _has_run(self, name: str, step: Callable[[Router], Any], *, is_last: bool) -> bool:
+        database = self.database
+        if isinstance(database, MigrationDatabase):
+            database.has_committed_half = False
+            database.set_limits()
         try:
-            getattr(self._router(), step)(*arguments)
+            step(self._router())
             return True
         except CommitUnknown:
             raise MigrationError(f"{name} may be applied or not, as the connection was lost; run it again") from None
-        except (pw.PeeweeException, OSError, MigrationError) as error:
-            if isinstance(error, DatabaseBusy) and not is_last and not self.database.in_transaction():
+        except Exception as error:  # whatever the file's code raises
+            if isinstance(error, DatabaseBusy) and not is_last and not database.in_transaction():
                 return False
-            reason = str(error).strip().partition("\n")[0]
-            raise MigrationError(f"{name} failed and was undone: {reason}") from error
+            reason = (str(error).strip() or repr(error)).partition("\n")[0]
+            is_half = getattr(database, "has_committed_half", False)
+            what = "failed, but what it had committed is there" if is_half else "failed and was undone"
+            raise MigrationError(f"{name} {what}: {reason}") from error
 
     def _refuse_unknown(self, applied: list[str]) -> None:
         unknown = [name for name in applied if name not in self.known()]

@@ -38,6 +38,7 @@ def test_a_users_life_under_all_features(with_roles: Tenancy, tmp_path: Path) ->
         owner.install("search")
         create(owner.database, plan(owner.database, roles))
         assert owner.features() == ["audit", "tenancy", "encryption", "archive", "search"]
+        assert owner.schema_differences() == []
         assert "example.com" not in str([entry.as_dict() for entry in audit.search()])
 
     with DatabaseManager(replace(config, url=with_roles.urls["app"])) as app:

@@ -54,7 +54,7 @@ def test_up_down_up_leaves_the_same_catalogs(empty_url: str) -> None:
         assert manager.migrate() == []
         assert manager.pending_migrations() == []
         up = catalog(database)
-        assert all(up.values())
+        assert all(things for kind, things in up.items() if kind != "switches")
         for count in (1, len(NAMES) - 1):
             manager.rollback(count)
         assert catalog(database) == nothing

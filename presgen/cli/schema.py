@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -46,7 +49,8 @@ def up_command(context: click.Context, target: str | None, plan: bool, expand_on
     if plan:
         _print_plan(manager.migrations.plan(target, expand_only=expand_only))
         return
-    applied = manager.migrate(target, expand_only=expand_only)
+    with _telling_what_it_waits_for():
+        applied = manager.migrate(target, expand_only=expand_only)
     click.echo("\n".join(applied) or "nothing to migrate")
 
 
@@ -63,8 +67,7 @@ def check_command(context: click.Context) -> None:
     differences = manager.schema_differences()
     for difference in differences:
         click.echo(printable(str(difference)))
-    faults = sum(difference.declared is not None for difference in differences)
-    if faults:
+    if any(difference.is_fault for difference in differences):
         context.exit(1)
     click.echo("the database has all that the models declare")
 
@@ -113,7 +116,7 @@ def adopt_command(context: click.Context, plan: bool, timezone: str, yes: bool) 
         return
     if not yes:
         click.confirm("Do this now?", abort=True)
-    with shown_progress("adopting") as progress:
+    with _telling_what_it_waits_for(), shown_progress("adopting") as progress:
         migrations.adopt(timezone=timezone, progress=progress)
     click.echo("adopted")
 
@@ -128,7 +131,9 @@ def rollback_command(context: click.Context, count: int, plan: bool) -> None:
     if plan:
         _print_plan(manager.migrations.rollback_plan(count))
         return
-    click.echo("\n".join(manager.rollback(count)))
+    with _telling_what_it_waits_for():
+        undone = manager.rollback(count)
+    click.echo("\n".join(undone))
 
 
 @click.command("status")
@@ -154,13 +159,27 @@ def status_command(context: click.Context) -> None:
     )
 
 
+@contextmanager
+def _telling_what_it_waits_for() -> Iterator[None]:
+    """Print the migrator's warnings to stderr: of waiting, of trying again, of what a broken-off run has left."""
+    logger, handler = logging.getLogger("database.migrations"), logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.addFilter(lambda record: record.levelno == logging.WARNING)  # errors are told at the end, once
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
 def _print_plan(steps: list[PlannedStep]) -> None:
     """Print statements as a script that psql takes, with the locks as comments above them."""
-    if not steps:
-        click.echo("nothing to migrate")
+    click.echo("-- to read; `presgen migrate` applies it, and records it" if steps else "nothing to migrate")
     for step in steps:
         click.echo(f"-- {step.name}")
         for statement in step.statements:
             for lock in statement.locks:
                 click.echo(f"-- {lock.mode.value} on {lock.table}: {lock.mode.consequence}")
-            click.echo(f"{statement.sql};\n")
+            click.echo(statement.sql + ("\n;\n" if "--" in statement.sql else ";\n"))
+        if step.problem is not None:
+            click.echo(f"-- from here on it cannot be told: {printable(step.problem)}")

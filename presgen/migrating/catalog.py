@@ -8,9 +8,9 @@ from typing import Any, Final
 from ..clock import is_sqlite
 
 Catalog = dict[str, set[tuple[str, ...]]]
-"""For each kind (columns, constraints, indexes, triggers, functions) what there is of it: table, name, and what it is.
+"""For each kind what there is of it, as its table (a function has none), its name, and what it is.
 
-A function has no table.
+The kinds are columns, constraints, indexes, triggers (and rules), functions, and switches (row-level security).
 """
 
 # Where presgen's tables are, or would be made.
@@ -20,8 +20,10 @@ SELECT coalesce((SELECT relnamespace FROM pg_class WHERE oid = to_regclass('user
 _COLUMNS: Final = """
 SELECT relname::text, attname::text,
     concat_ws(' ', format_type(atttypid, atttypmod), CASE WHEN attnotnull THEN 'NOT NULL' END,
-        CASE WHEN attidentity <> '' THEN 'IDENTITY' END, 'DEFAULT ' || pg_get_expr(adbin, adrelid))
-FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+        CASE attidentity WHEN 'd' THEN 'IDENTITY' WHEN 'a' THEN 'IDENTITY ALWAYS' END,
+        CASE WHEN attgenerated <> '' THEN 'GENERATED AS ' ELSE 'DEFAULT ' END || pg_get_expr(adbin, adrelid),
+        'COLLATE ' || (SELECT collname FROM pg_collation WHERE oid = nullif(attcollation, typcollation)))
+FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid JOIN pg_type ON pg_type.oid = atttypid
     LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
 WHERE relnamespace = %(schema)s AND relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped
     AND relname <> 'migratehistory'
@@ -42,11 +44,21 @@ SELECT relname::text, tgname::text,
     concat_ws(' ', pg_get_triggerdef(pg_trigger.oid, true), CASE tgenabled WHEN 'O' THEN NULL ELSE 'DISABLED' END)
 FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
 WHERE relnamespace = %(schema)s AND NOT tgisinternal
+UNION ALL
+SELECT relname::text, rulename::text, pg_get_ruledef(pg_rewrite.oid, true)
+FROM pg_rewrite JOIN pg_class ON pg_class.oid = ev_class
+WHERE relnamespace = %(schema)s AND relkind IN ('r', 'p')
 """
+# Not whose rights they have: roles.create() changes that.
 _FUNCTIONS: Final = r"""
 SELECT '', proname::text, trim(regexp_replace(prosrc, '\s+', ' ', 'g'))
 FROM pg_proc
 WHERE pronamespace = %(schema)s
+"""
+_SECURITY: Final = """
+SELECT relname::text, 'ROW LEVEL SECURITY', CASE WHEN relforcerowsecurity THEN 'forced' ELSE 'enabled' END
+FROM pg_class
+WHERE relnamespace = %(schema)s AND relkind IN ('r', 'p') AND relrowsecurity
 """
 _POSTGRESQL: Final = {
     "columns": _COLUMNS,
@@ -54,6 +66,7 @@ _POSTGRESQL: Final = {
     "indexes": _INDEXES,
     "triggers": _TRIGGERS,
     "functions": _FUNCTIONS,
+    "switches": _SECURITY,
 }
 
 

@@ -13,11 +13,11 @@ from ..errors import MigrationError, PresgenError
 
 logger = logging.getLogger("database.migrations")
 
-_COMMENTS: Final = re.compile(r"\s*(--[^\n]*\n\s*|/\*.*?\*/\s*)*", re.DOTALL)
+COMMENT: Final = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _NAME: Final = r'(?:"(?:[^"]|"")+"|[^\s"(.;]+)'
 _IS_CONCURRENT: Final = re.compile(r"(CREATE\s+(?:UNIQUE\s+)?|DROP\s+)INDEX\s+CONCURRENTLY\b", re.IGNORECASE)
 _CREATE: Final = re.compile(
-    rf"CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?:IF\s+NOT\s+EXISTS\s+)?"
+    rf"CREATE\s+(?P<unique>UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?:IF\s+NOT\s+EXISTS\s+)?"
     rf"(?P<index>{_NAME})\s+ON\s+(?:ONLY\s+)?(?P<table>{_NAME}(?:\.{_NAME})?)",
     re.IGNORECASE,
 )
@@ -25,12 +25,16 @@ _DROP: Final = re.compile(
     rf"DROP\s+INDEX\s+CONCURRENTLY\s+(?:IF\s+EXISTS\s+)?(?P<index>{_NAME}(?:\.{_NAME})?)\s*(?:RESTRICT|CASCADE)?\s*;?\s*$",
     re.IGNORECASE,
 )
-# Of the index of that name on the table: its own name with its schema, and whether it can be used.
+# Of the index of that name on the table: its own name with its schema, whether it can be used, and what it is.
 _FIND: Final = """
-SELECT index.oid::regclass::text, indisvalid
+SELECT index.oid::regclass::text, indisvalid, pg_get_indexdef(index.oid)
 FROM pg_index JOIN pg_class AS index ON index.oid = indexrelid
-WHERE indrelid = to_regclass(%s) AND relname = (parse_ident(%s))[1]
+WHERE indrelid = to_regclass(%s) AND relname = (parse_ident(%s))[1]::name
 """
+# The same index on an empty table, to see what PostgreSQL makes of the statement.
+_LIKE: Final = "CREATE TEMPORARY TABLE presgen_like (LIKE {table})"
+_DROP_LIKE: Final = "DROP TABLE IF EXISTS presgen_like"
+_DEFINITION: Final = "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'presgen_like'::regclass"
 _EXISTS: Final = "SELECT to_regclass(%s) IS NOT NULL"
 
 
@@ -42,19 +46,27 @@ class Concurrent:
     index: str
     table: str | None
     """The table of an index that is built; None when it is dropped."""
+    kind: str = ""
+    rest: str = ""
+    """What follows the table's name, which says with `kind` (UNIQUE or nothing) what the index is."""
 
     def run(self, execute: Callable[..., Any]) -> None:
         """Run it outside a transaction, unless what it is to do was done before it could be recorded.
 
         A build that failed or was killed leaves an index that nobody reads from and every write pays for, and that a
         unique one's writes are checked against: it is dropped, whether it is left from this run or from another one.
+        Raises MigrationError where another index has the name.
         """
         if self.table is None:
             if execute(_EXISTS, (self.index,)).fetchone()[0]:
                 execute(self.sql)
+            else:
+                logger.warning(
+                    "There is no index %s to drop; a run that was broken off may have dropped it", self.index
+                )
             return
         if self._is_built(execute):
-            logger.info("The index %s is there already", self.index)
+            logger.warning("The index %s is there already; a run that was broken off may have built it", self.index)
             return
         try:
             execute(self.sql)
@@ -64,23 +76,41 @@ class Concurrent:
             raise
 
     def _is_built(self, execute: Callable[..., Any]) -> bool:
-        """Whether there is a whole index; what there is of a half one is dropped."""
+        """Whether the index is there; what there is of a half one is dropped."""
         found = execute(_FIND, (self.table, self.index)).fetchone()
         if found is None:
             return False
-        name, is_valid = found
+        name, is_valid, definition = found
         if not is_valid:
             logger.warning("Dropping %s, which was not built to its end", name)
             execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+        elif _meaning(definition) != _meaning(self._definition(execute)):
+            raise MigrationError(f"there is another index of the name {name}: {definition}")
         return bool(is_valid)
+
+    def _definition(self, execute: Callable[..., Any]) -> str:
+        execute(_DROP_LIKE)
+        execute(_LIKE.format(table=self.table))
+        try:
+            execute(f"CREATE {self.kind} INDEX ON presgen_like {self.rest}")
+            return str(execute(_DEFINITION).fetchone()[0])
+        finally:
+            execute(_DROP_LIKE)
 
 
 def concurrent(sql: str) -> Concurrent | None:
     """The statement as one that cannot run in a transaction; None for any other. Raises MigrationError."""
-    text = sql[_COMMENTS.match(sql).end() :]  # type: ignore[union-attr]
+    text = COMMENT.sub(" ", sql).strip()
     if not _IS_CONCURRENT.match(text):
         return None
-    match = _CREATE.match(text) or _DROP.match(text)
-    if match is None:
-        raise MigrationError("an index that is built or dropped CONCURRENTLY needs a name, and a statement of its own")
-    return Concurrent(sql, match["index"], match.groupdict().get("table"))
+    if match := _CREATE.match(text):
+        kind = "UNIQUE" if match["unique"] else ""
+        return Concurrent(sql, match["index"], match["table"], kind, text[match.end() :])
+    if match := _DROP.match(text):
+        return Concurrent(sql, match["index"], None)
+    raise MigrationError("an index that is built or dropped CONCURRENTLY needs a name, and a statement of its own")
+
+
+def _meaning(definition: str) -> tuple[bool, str]:
+    """What an index is, without its name and its table's."""
+    return definition.startswith("CREATE UNIQUE"), definition.partition(" USING ")[2]

@@ -3,56 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final
 
 from ..config import DatabaseConfig
 from ..database import PostgresPool, Savepoint
-from ..errors import MigrationError
+from ..errors import MigrationError, StatementFailed
 from .concurrent import concurrent
 
 LOCK_TIMEOUT: Final = "2s"
-"""How long a migration waits for a table's lock, while which whoever comes after it waits as well."""
+"""How long a migration waits for a table's lock; whoever comes after it waits behind it."""
 
 _HAS_WRITTEN: Final = "SELECT pg_current_xact_id_if_assigned() IS NOT NULL"
-_LIMIT: Final = "SELECT set_config('lock_timeout', %s, %s)"
+_SET: Final = "SELECT set_config(name, %s, %s) FROM pg_settings WHERE name = ANY (%s)"
+# What a role or database may limit, and what is not for migrations.
+_UNLIMITED: Final = ["statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"]
+# A server that looks after its client ends what a killed migrator has begun, and gives its locks back.
+_LOOK_AFTER: Final = "SET client_connection_check_interval = '1s'"
 
 
 class _Savepoint(Savepoint):
-    """A savepoint that is made again in the transaction that goes on after a statement outside of it."""
+    """A savepoint that is made again when its transaction was committed before its end, and another one has begun."""
 
     def __enter__(self) -> Any:
         entered = super().__enter__()
-        self.db.savepoints.append(self)
+        self.db._savepoints.append(self)
         return entered
 
     def __exit__(self, *error: Any) -> Any:
-        self.db.savepoints.remove(self)
+        self.db._savepoints.remove(self)
         return super().__exit__(*error)
 
 
 class MigrationDatabase(PostgresPool):
     """The server as migrations see it.
 
-    A statement waits for a lock no longer than LOCK_TIMEOUT, and may take as long as it takes, whatever the
-    application's own statements may take. What PostgreSQL does outside a transaction only, building and dropping
-    indexes CONCURRENTLY, is done outside the router's one, and without a limit for its waiting, which keeps nobody.
+    A statement waits for a lock no longer than LOCK_TIMEOUT, and may take as long as it takes, whatever other
+    statements may take. When its client is killed, it ends within a second. What PostgreSQL does outside a transaction
+    only, building and dropping indexes CONCURRENTLY, is done outside the router's one, and without a limit for its
+    waiting, which keeps nobody.
     """
 
     def __init__(self, config: DatabaseConfig) -> None:
         super().__init__(replace(config, pool_size=1, max_overflow=0, statement_timeout=None, replica_urls=()))
-        self.savepoints: list[_Savepoint] = []
+        self._savepoints: list[_Savepoint] = []
+        self.has_committed_half = False
+        """Whether something of a migration was committed before its end."""
 
     def savepoint(self) -> Any:
         return _Savepoint(self)
 
-    def limit_waiting(self) -> None:
+    def set_limits(self) -> None:
         """Let the connection, or through PgBouncer the transaction, wait no longer than LOCK_TIMEOUT for a lock."""
-        self._set_lock_timeout(LOCK_TIMEOUT)
+        self._set(LOCK_TIMEOUT, ["lock_timeout"])
+        self._set("0", _UNLIMITED)
+        if not self.config.pgbouncer:
+            with suppress(StatementFailed):  # where the operating system cannot tell
+                super().execute_sql(_LOOK_AFTER)
 
-    def _set_lock_timeout(self, timeout: str) -> None:
-        super().execute_sql(_LIMIT, (timeout, bool(self.config.pgbouncer)))
+    def _set(self, value: str, names: list[str]) -> None:
+        super().execute_sql(_SET, (value, bool(self.config.pgbouncer), names))
+
+    def begin(self, isolation_level: str | int | None = None) -> None:
+        super().begin(isolation_level)
+        for savepoint in self._savepoints:
+            savepoint._begin()  # type: ignore[attr-defined]
+
+    def commit(self) -> None:
+        self.has_committed_half = bool(self._savepoints)
+        super().commit()
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         statement = concurrent(sql)
@@ -71,12 +91,11 @@ class MigrationDatabase(PostgresPool):
             raise MigrationError(
                 "what is done CONCURRENTLY comes first in a migration: what comes before it could not be undone with it"
             )
-        self.commit()
+        super().commit()
         try:
-            self._set_lock_timeout("0")
+            self._set("0", ["lock_timeout"])
             yield
+            self.has_committed_half = True
         finally:
-            self.limit_waiting()
+            self._set(LOCK_TIMEOUT, ["lock_timeout"])
             self.begin()
-            for savepoint in self.savepoints:
-                savepoint._begin()  # type: ignore[attr-defined]

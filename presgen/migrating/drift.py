@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,19 +18,21 @@ from ..context import session
 from ..errors import ConfigurationError, StatementInvalid
 from ..models import MODELS
 from .catalog import Catalog, catalog
-from .recording import Recorder
+from .concurrent import COMMENT
+from .recording import Recorder, reading_only
 
-_SCRATCH: Final = "presgen_declared"
 _TABLES: Final = frozenset(model._meta.table_name for model in MODELS)
 _DEFINES: Final = re.compile(
     r"(CREATE|DROP|ALTER)\s+(OR\s+REPLACE\s+)?(CONSTRAINT\s+)?(FUNCTION|TRIGGER)\b", re.IGNORECASE
 )
+_REQUIRED: Final = re.compile(r"NOT NULL(?!.*(DEFAULT|IDENTITY|GENERATED))", re.DOTALL)
 _SINGULAR: Final = {
     "columns": "column",
     "constraints": "constraint",
     "indexes": "index",
     "triggers": "trigger",
     "functions": "function",
+    "switches": "switch",
 }
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 
@@ -38,11 +42,17 @@ class Difference:
     """Something of presgen's tables that is declared and not there, there and not declared, or another one."""
 
     kind: str
-    """column, constraint, index, trigger or function."""
+    """column, constraint, index, trigger, function or switch."""
     table: str
     name: str
     declared: str | None
     found: str | None
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether presgen misses it, or cannot write beside it; what else is there is nobody's fault."""
+        is_in_the_way = self.kind == "column" and _REQUIRED.search(str(self.found)) is not None
+        return self.declared is not None or self.kind == "switch" or is_in_the_way
 
     def __str__(self) -> str:
         place = f"{self.kind} {self.name}" + (f" of {self.table}" if self.table else "")
@@ -72,14 +82,17 @@ def declared(database: Any, folder: Path, known: Sequence[str]) -> Catalog:
     """What a database has when the models and migrations have made it; raises ConfigurationError as differences()."""
     recorder = Recorder(folder, database)
     with session(database):
-        functions = [sql for name in known for sql in recorder.statements_of(name) if _DEFINES.match(sql)]
+        with reading_only(database):
+            statements = [sql for name in known for sql in recorder.statements_of(name)]
+        functions = [sql for sql in statements if _DEFINES.match(COMMENT.sub(" ", sql).strip())]
         if is_sqlite(database):
-            with pw.SqliteDatabase(":memory:") as scratch:
-                return _built(scratch, functions)
+            with pw.SqliteDatabase(":memory:") as memory:
+                return _built(memory, functions)
         try:
             with database.atomic() as transaction:
-                database.execute_sql(f"CREATE SCHEMA {_SCRATCH}")
-                database.execute_sql(f"SET LOCAL search_path = {_SCRATCH}")
+                scratch = f"presgen_declared_{uuid.uuid4().hex}"
+                database.execute_sql(f"CREATE SCHEMA {scratch}")
+                database.execute_sql(f"SET LOCAL search_path = {scratch}")
                 built = _built(database, functions)
                 transaction.rollback()
                 return built
@@ -93,7 +106,9 @@ def _built(scratch: Any, functions: Sequence[str]) -> Catalog:
     for model in MODELS:
         pw.SchemaManager(model, scratch).create_all(safe=False)
     for sql in functions:
-        scratch.execute_sql(sql.replace("%", "%%") if not is_sqlite(scratch) else sql)
+        # A trigger on what is not of the models, such as a column that the next version will have, is left out.
+        with suppress(StatementInvalid, pw.OperationalError), scratch.atomic():
+            scratch.execute_sql(sql.replace("%", "%%") if not is_sqlite(scratch) else sql)
     return catalog(scratch)
 
 

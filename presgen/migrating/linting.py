@@ -7,14 +7,16 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ..errors import MigrationError, MissingExtra
 from .concurrent import concurrent
-from .recording import Recorder
+from .locks import Mode, Tables
+from .phases import phase_of
+from .recording import NotTold, Recorder
 
 FIRST_RELEASE: Final = "003_create_triggers"
 """Up to here migrations build the schema from nothing, where nobody is at work yet."""
@@ -29,16 +31,18 @@ _EXCLUDED: Final = (
 )
 # What breaks the programs that are still at work: for migrations that contract, when those have been replaced.
 _CONTRACTING: Final = (
-    "adding-not-nullable-field",
     "adding-required-field",
     "ban-drop-column",
     "ban-drop-not-null",
     "ban-drop-table",
-    "changing-column-type",
     "renaming-column",
     "renaming-table",
 )
-_PHASED: Final = re.compile(r"\d{3}_(?P<phase>expand|contract)_\w+")
+_TAKES_AWAY: Final = re.compile(
+    r"(DROP\s+TRIGGER|REVOKE|DELETE\s+FROM|TRUNCATE|DO|ALTER\s+TABLE\s.*\bENABLE\s+ROW\s+LEVEL\s+SECURITY)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_STRONG: Final = (Mode.ACCESS_EXCLUSIVE, Mode.SHARE_ROW_EXCLUSIVE, Mode.SHARE)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,10 @@ class Finding:
 
     migration: str
     rule: str
-    """squawk's name of the rule, or one of ours: name-the-phase, concurrently-first."""
+    """squawk's name of the rule, or one of ours.
+
+    name-the-phase, concurrently-first, takes-away, one-lock-at-a-time, cannot-be-replayed and cannot-be-told.
+    """
     statement: str
     message: str
 
@@ -57,30 +64,86 @@ def findings(folder: Path, known: Sequence[str]) -> list[Finding]:
 
     Those of the first release are looked at as one. Raises MissingExtra without squawk.
     """
-    recorder = Recorder(folder)
-    scripts = [(name, recorder.statements_of(name)) for name in known]
-    first = [statement for name, statements in scripts if name <= FIRST_RELEASE for statement in statements]
-    found = list(_squawk(FIRST_RELEASE, first, _EXCLUDED))
-    for name, statements in scripts:
-        if name > FIRST_RELEASE:
-            found += _findings_of(name, statements)
-    return found
+    recorder, tables, found = Recorder(folder), Tables(), []
+    first: list[str] = []
+    for name in known:
+        try:
+            statements = _as_far_as_told(recorder.statements_of, name)
+            undoing = _as_far_as_told(recorder.undoing_statements_of, name)
+        except NotTold as error:
+            found.append(Finding(name, "cannot-be-told", "", str(error)))
+            continue
+        if name <= FIRST_RELEASE:
+            first += statements
+            continue
+        found += [*_phase(name, statements), *_order(name, statements), *_locks(name, statements, tables)]
+        found += [*_replay(name, folder), *_squawk_all(f"{name}, rolled back", undoing, (*_EXCLUDED, *_CONTRACTING))]
+        excluded = (*_EXCLUDED, *_CONTRACTING) if phase_of(name) == "contract" else _EXCLUDED
+        found += _squawk_all(name, statements, excluded)
+    return [*_squawk(FIRST_RELEASE, first, _EXCLUDED), *found]
 
 
-def _findings_of(name: str, statements: list[str]) -> Iterator[Finding]:
-    phase = _PHASED.fullmatch(name)
+def _as_far_as_told(statements: Callable[[str], list[str]], name: str) -> list[str]:
+    """What a migration would execute up to the first step that needs rows, of which there are none here."""
+    try:
+        return statements(name)
+    except NotTold as error:
+        if not error.is_in_its_steps:
+            raise
+        return error.statements
+
+
+def _phase(name: str, statements: list[str]) -> Iterator[Finding]:
+    phase = phase_of(name)
     if phase is None:
-        message = "its name is to be NNN_expand_… or NNN_contract_…"
-        yield Finding(name, "name-the-phase", "", message)
-    first = next((place for place, sql in enumerate(statements) if concurrent(sql) is None), len(statements))
-    for sql in statements[first:]:
+        yield Finding(name, "name-the-phase", "", "its name is to be NNN_expand_… or NNN_contract_…")
+    for sql in statements if phase != "contract" else ():
+        if _TAKES_AWAY.match(sql):
+            message = "programs of the version before may need it, or it cannot be told: for a migration that contracts"
+            yield Finding(name, "takes-away", sql, message)
+
+
+def _order(name: str, statements: list[str]) -> Iterator[Finding]:
+    for sql in statements[_concurrent_ones(statements) :]:
         if concurrent(sql) is not None:
             message = "what is done CONCURRENTLY comes first in a migration, or in one of its own"
             yield Finding(name, "concurrently-first", sql, message)
-    excluded = (*_EXCLUDED, *_CONTRACTING) if phase is not None and phase["phase"] == "contract" else _EXCLUDED
+
+
+def _locks(name: str, statements: list[str], tables: Tables) -> Iterator[Finding]:
+    """What goes on, or waits for another lock, while a table is locked that others want."""
+    held: set[str] = set()
+    for sql in statements:
+        for lock in tables.locks_of(sql):
+            is_strong = lock.mode in _STRONG
+            is_long = lock.mode is Mode.ROW_EXCLUSIVE
+            if (is_strong and held - {lock.table}) or (is_long and held):
+                message = f"meanwhile {', '.join(sorted(held))} is locked to the end: for a migration of its own"
+                yield Finding(name, "one-lock-at-a-time", sql, message)
+            held |= {lock.table} if is_strong else set()
+
+
+def _replay(name: str, folder: Path) -> Iterator[Finding]:
+    """What pw_migrate makes of the file each time that a later one is applied."""
+    try:
+        leaves_alone = Recorder(folder).replay(name)
+    except Exception:  # whatever the file's code raises
+        leaves_alone = False
+    if not leaves_alone:
+        message = "code that uses the database begins with `if fake: return`: pw_migrate runs it before each later one"
+        yield Finding(name, "cannot-be-replayed", "", message)
+
+
+def _squawk_all(name: str, statements: list[str], excluded: Sequence[str]) -> Iterator[Finding]:
+    first = _concurrent_ones(statements)
     # Outside the transaction the rule against CONCURRENTLY inside of one has nothing to say.
     yield from _squawk(name, statements[:first], excluded, in_transaction=False)
     yield from _squawk(name, statements[first:], excluded)
+
+
+def _concurrent_ones(statements: list[str]) -> int:
+    """How many statements at the beginning run outside the transaction."""
+    return next((place for place, sql in enumerate(statements) if concurrent(sql) is None), len(statements))
 
 
 def _squawk(
@@ -90,7 +153,7 @@ def _squawk(
         return
     command = [_program(), "--reporter", "json", f"--stdin-filepath={name}.sql", f"--exclude={','.join(excluded)}"]
     command.append("--assume-in-transaction" if in_transaction else "--no-assume-in-transaction")
-    script = "".join(f"{statement};\n" for statement in statements)
+    script = "".join(f"{statement}\n;\n" for statement in statements)
     done = subprocess.run(command, input=script, capture_output=True, text=True, check=False)
     try:
         found = json.loads(done.stdout)
@@ -103,7 +166,7 @@ def _squawk(
 
 def _statement_at(statements: list[str], line: int) -> str:
     for statement in statements:
-        line -= statement.count("\n") + 1
+        line -= statement.count("\n") + 2
         if line < 0:
             return statement
     return ""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..clock import is_sqlite
-from ..context import session
 from .locks import Lock, Tables
-from .recording import Recorder
+from .recording import NotTold, Recorder, reading_only
 
 
 @dataclass(frozen=True)
@@ -28,35 +26,33 @@ class PlannedStep:
 
     name: str
     statements: tuple[PlannedStatement, ...]
+    problem: str | None = None
+    """Why the rest of it, and what comes after it, cannot be told."""
 
 
 def plan(
     database: Any, folder: Path, known: Sequence[str], steps: Sequence[str], *, undoing: bool = False
 ) -> list[PlannedStep]:
-    """What the steps would do, in their order; nothing is written. Raises MigrationError."""
+    """What the steps would do, in their order, as far as that can be told; nothing is written."""
     recorder, tables = Recorder(folder, database), Tables()
 
-    def planned(statements: list[str]) -> tuple[PlannedStatement, ...]:
+    def planned(name: str, statements: Callable[[str], list[str]]) -> PlannedStep:
+        problem = None
+        try:
+            told = statements(name)
+        except NotTold as error:
+            told, problem = error.statements, str(error)
         # SQLite locks the whole file, once for the whole run.
-        return tuple(
-            PlannedStatement(sql, () if is_sqlite(database) else tuple(tables.locks_of(sql))) for sql in statements
-        )
+        locks = (() if is_sqlite(database) else tuple(tables.locks_of(sql)) for sql in told)
+        return PlannedStep(name, tuple(map(PlannedStatement, told, locks)), problem)
 
-    with _reading_only(database):
-        if undoing:
-            for name in known:
-                planned(recorder.statements_of(name))
-            tables.created.clear()
-            return [PlannedStep(name, planned(recorder.undoing_statements_of(name))) for name in steps]
-        for name in known[: known.index(steps[0])] if steps else ():
-            planned(recorder.statements_of(name))
+    with reading_only(database):
+        for name in known if undoing else known[: known.index(steps[0])] if steps else ():
+            planned(name, recorder.statements_of)
         tables.created.clear()
-        return [PlannedStep(name, planned(recorder.statements_of(name))) for name in steps]
-
-
-@contextmanager
-def _reading_only(database: Any) -> Iterator[None]:
-    with session(database), database.atomic():
-        if not is_sqlite(database):
-            database.execute_sql("SET TRANSACTION READ ONLY")
-        yield
+        found = []
+        for name in steps:
+            found.append(planned(name, recorder.undoing_statements_of if undoing else recorder.statements_of))
+            if found[-1].problem is not None:
+                break
+        return found

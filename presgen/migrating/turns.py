@@ -68,7 +68,7 @@ def _take_advisory_lock(database: Any, function: str) -> None:
     try_lock, waiting = f"SELECT {function}(%s)", False
     while not database.execute_sql(try_lock, (LOCK_KEY,)).fetchone()[0]:
         if not waiting:
-            logger.info("Another migrator is at work; waiting for it")
+            logger.warning("Another migrator is at work; waiting for it")
             waiting = True
         time.sleep(LOCK_POLL_SECONDS)
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fixtures.encrypted import keyed
+from fixtures.later_migrations import write_later_migrations
 
 from presgen import DatabaseManager, User
-from presgen.errors import ConfigurationError
+from presgen.errors import ConfigurationError, MigrationError
+from presgen.migrating.drift import differences
+from presgen.migrator import Migrator
 
 CHANGES = [
     ("ALTER TABLE users ADD COLUMN nickname TEXT", "column nickname of users is not declared", False),
@@ -100,6 +105,46 @@ def test_a_role_that_may_not_create_a_schema_is_told_so(postgresql: str, own: Da
                 own.schema_differences()
     finally:
         own.database.execute_sql("DROP OWNED BY reader; DROP ROLE reader")
+
+
+def test_columns_and_switches_that_keep_presgen_from_writing_are_faults(postgresql: str, own: DatabaseManager) -> None:
+    own.database.execute_sql("ALTER TABLE users ADD COLUMN tenant int NOT NULL")
+    own.database.execute_sql("ALTER TABLE users ADD COLUMN nickname text NOT NULL DEFAULT ''")
+    own.database.execute_sql("ALTER TABLE voice_clones ENABLE ROW LEVEL SECURITY")
+    own.database.execute_sql("CREATE RULE nothing AS ON UPDATE TO users DO INSTEAD NOTHING")
+    found = {one.name: one.is_fault for one in own.schema_differences()}
+    assert found == {"tenant": True, "nickname": False, "ROW LEVEL SECURITY": True, "nothing": False}
+
+
+def test_nothing_is_written_whatever_migrations_call(postgresql: str, own: DatabaseManager, tmp_path: Path) -> None:
+    own.database.execute_sql("CREATE TABLE written (x int)")
+    own.database.execute_sql(
+        "CREATE FUNCTION writes() RETURNS int LANGUAGE sql AS 'INSERT INTO written VALUES (1) RETURNING x'"
+    )
+    for body in ("migrator.sql('SELECT writes()')", "database.execute_sql('SELECT writes()')"):
+        text = f"def migrate(migrator, database, *, fake=False):\n    {body}\n"
+        folder = write_later_migrations(tmp_path, **{"004_expand_x": text})
+        known = Migrator(own.database, folder).known()
+        with contextlib.suppress(MigrationError):
+            differences(own.database, folder, known)
+        assert own.database.execute_sql("SELECT count(*) FROM written").fetchone() == (0,)
+
+
+def test_a_trigger_on_what_the_next_version_adds_is_left_out(
+    postgresql: str, own: DatabaseManager, tmp_path: Path
+) -> None:
+    statements = (
+        "ALTER TABLE users ADD COLUMN nickname text",
+        "-- on a column of the next version\nCREATE TRIGGER later BEFORE UPDATE OF nickname ON users FOR EACH ROW "
+        "EXECUTE FUNCTION presgen_touch()",
+    )
+    lines = "".join(f"    migrator.sql({sql!r})\n" for sql in statements)
+    text = f"def migrate(migrator, database, *, fake=False):\n{lines}"
+    folder = write_later_migrations(tmp_path, **{"004_expand_x": text})
+    migrator = Migrator(own.database, folder)
+    migrator.migrate()
+    found = differences(own.database, folder, migrator.known())
+    assert not [one for one in found if one.is_fault]
 
 
 def test_the_command_exits_with_1_for_what_is_missing(url: str) -> None:

@@ -41,6 +41,13 @@ def test_the_migrations_of_this_version_are_clean() -> None:
         ("ALTER TABLE users ALTER COLUMN email TYPE bytea", ["changing-column-type"]),
         ("ALTER TABLE users ADD CONSTRAINT c CHECK (id > 0)", ["constraint-missing-not-valid"]),
         ("ALTER TABLE users ADD CONSTRAINT c CHECK (id > 0) NOT VALID", []),
+        ("DROP TRIGGER touch ON users", ["takes-away"]),
+        ("DO $$ BEGIN END $$", ["takes-away"]),
+        ("DELETE FROM users", ["takes-away"]),
+        ("ALTER TABLE users ADD COLUMN a TEXT; UPDATE users SET a = name", ["one-lock-at-a-time"]),
+        ("ALTER TABLE users ADD COLUMN a TEXT; ALTER TABLE voice_clones ADD COLUMN a TEXT", ["one-lock-at-a-time"]),
+        ("ALTER TABLE users ADD COLUMN a TEXT; ALTER TABLE users ADD COLUMN b TEXT", []),
+        ("UPDATE users SET name = lower(name)", []),
     ],
 )
 def test_expanding(tmp_path: Path, script: str, rules: list[str]) -> None:
@@ -50,6 +57,39 @@ def test_expanding(tmp_path: Path, script: str, rules: list[str]) -> None:
 def test_contracting_may_take_away_but_not_block(tmp_path: Path) -> None:
     script = "ALTER TABLE users DROP COLUMN name; CREATE INDEX i ON users (id)"
     assert rules_of(tmp_path, **{"004_contract_x": script}) == [("004_contract_x", "require-concurrent-index-creation")]
+
+
+@pytest.mark.parametrize(
+    ("script", "rule"),
+    [
+        ("ALTER TABLE users ALTER COLUMN email TYPE bytea", "changing-column-type"),
+        ("ALTER TABLE users ALTER COLUMN email SET NOT NULL", "adding-not-nullable-field"),
+    ],
+)
+def test_contracting_may_not_rewrite_or_read_a_table_behind_a_lock(tmp_path: Path, script: str, rule: str) -> None:
+    assert rules_of(tmp_path, **{"004_contract_x": script}) == [("004_contract_x", rule)]
+
+
+def test_code_that_pw_migrate_would_stumble_over_later_is_told(tmp_path: Path) -> None:
+    body = MIGRATE + "    rows = database.execute_sql('SELECT count(*) FROM users').fetchall()\n"
+    careful = MIGRATE + "    if fake:\n        return\n    rows = database.execute_sql('SELECT 1').fetchall()\n"
+    failing = MIGRATE + "    (count,) = database.execute_sql('SELECT count(*) FROM users').fetchone()\n"
+    folder = write_later_migrations(
+        tmp_path, **{"004_expand_x": body, "005_expand_y": careful, "006_expand_z": failing}
+    )
+    found = [(finding.migration, finding.rule) for finding in Migrator(None, folder).lint()]
+    assert found == [("004_expand_x", "cannot-be-replayed"), ("006_expand_z", "cannot-be-told")]
+
+
+def test_rolling_back_is_linted_too(tmp_path: Path) -> None:
+    body = MIGRATE + "    pass\n\ndef rollback(migrator, database, *, fake=False):\n    migrator.sql('DROP INDEX i')\n"
+    folder = write_later_migrations(tmp_path, **{"004_expand_x": body})
+    (finding,) = Migrator(None, folder).lint()
+    assert (finding.migration, finding.rule) == ("004_expand_x, rolled back", "require-concurrent-index-deletion")
+
+
+def test_migrations_that_are_written_as_they_should_be_are_clean(later: Path) -> None:
+    assert Migrator(None, later).lint() == []
 
 
 def test_a_name_tells_the_phase(tmp_path: Path) -> None:

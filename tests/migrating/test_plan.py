@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fixtures.later_migrations import LATER, write_later_migrations
 
-from presgen import DatabaseManager, User
-from presgen.errors import MigrationError
+from presgen import DatabaseConfig, DatabaseManager, User
 from presgen.migrating.locks import Mode, Tables
 from presgen.migrator import Migrator
 
@@ -18,6 +18,7 @@ SETTING_UP = (
     "CREATE TABLE a (id int PRIMARY KEY, x int, y text)",
     "CREATE TABLE b (id int PRIMARY KEY, a_id int)",
     "CREATE INDEX a_x ON a (x)",
+    "CREATE INDEX b_x ON b (a_id)",
     "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
     "CREATE TRIGGER t AFTER INSERT ON a FOR EACH ROW EXECUTE FUNCTION f()",
     "CREATE POLICY p ON a USING (true)",
@@ -25,6 +26,7 @@ SETTING_UP = (
     "ALTER TABLE a ADD CONSTRAINT a_check CHECK (x > 0) NOT VALID",
     "CREATE TABLE parts (id int, at int) PARTITION BY RANGE (at)",
     "CREATE TABLE part (id int, at int)",
+    "CREATE TABLE p0 PARTITION OF parts FOR VALUES FROM (10) TO (20)",
 )
 MEASURED = (
     "CREATE TABLE c (id int)",
@@ -55,7 +57,6 @@ MEASURED = (
     "ALTER TABLE parts ATTACH PARTITION part FOR VALUES FROM (1) TO (2)",
     "CREATE TRIGGER u AFTER UPDATE ON a FOR EACH ROW WHEN (OLD.x > 1) EXECUTE FUNCTION f()",
     "DROP TRIGGER t ON a",
-    "DROP FUNCTION f() CASCADE",
     "CREATE OR REPLACE FUNCTION g() RETURNS void LANGUAGE plpgsql AS $$ BEGIN UPDATE a SET x = 1; END $$",
     "CREATE POLICY q ON a USING (true)",
     "ALTER POLICY p ON a USING (false)",
@@ -75,12 +76,32 @@ MEASURED = (
     "DROP TABLE part, b",
     "TRUNCATE part, b",
     "GRANT SELECT ON a TO PUBLIC",
+    "ALTER TABLE a ADD COLUMN z int; ALTER TABLE b ADD COLUMN z int",
+    'ALTER TABLE "a" ADD COLUMN z int',
+    "ALTER TABLE public.a ADD COLUMN z int -- b; c",
+    "DROP INDEX public.a_x",
+    "DROP INDEX a_x, b_x",
+    "CREATE TABLE IF NOT EXISTS a (id int)",
+    "CREATE TABLE p1 PARTITION OF parts FOR VALUES FROM (30) TO (40)",
+    "ALTER TABLE parts DETACH PARTITION p0",
+    "CREATE OR REPLACE RULE r AS ON INSERT TO a DO INSTEAD NOTHING",
+)
+# What the text alone does not tell.
+UNKNOWN = (
+    "DO $$ BEGIN ALTER TABLE a ADD COLUMN z int; END $$",
+    "TRUNCATE a CASCADE",
+    "DROP TABLE a CASCADE",
+    "ALTER TABLE a DROP COLUMN id CASCADE",
+    "DROP FUNCTION f() CASCADE",
+    "DROP ROUTINE f CASCADE",
+    "REFRESH MATERIALIZED VIEW x",
+    "VACUUM a",
 )
 LOCKS = """
 SELECT relation, mode FROM pg_locks WHERE pid = pg_backend_pid() AND relation = ANY (%s)
 """
-OIDS = "SELECT oid::int, relname::text FROM pg_class WHERE relname IN ('a', 'b', 'parts', 'part')"
-STRENGTH = ["AccessShareLock", *(mode.value for mode in Mode)]
+OIDS = "SELECT oid::int, relname::text FROM pg_class WHERE relname IN ('a', 'b', 'parts', 'part', 'p0')"
+STRENGTH = ["AccessShareLock", "RowShareLock", *(mode.value for mode in Mode)]
 
 
 def test_the_locks_are_those_that_the_server_takes(postgresql: str, empty_url: str) -> None:
@@ -118,13 +139,22 @@ def test_what_is_done_concurrently_keeps_nobody_waiting() -> None:
     assert tables.locks_of("DROP INDEX CONCURRENTLY a_x") == [lock]
 
 
-def test_what_is_not_known_is_taken_for_the_worst() -> None:
-    (lock,) = Tables().locks_of("REFRESH MATERIALIZED VIEW x")
-    assert lock.mode is Mode.ACCESS_EXCLUSIVE
+@pytest.mark.parametrize("sql", UNKNOWN)
+def test_what_is_not_known_is_taken_for_the_worst(sql: str) -> None:
+    locks = Tables().locks_of(sql)
+    assert any(lock.table.startswith("what ") and lock.mode is Mode.ACCESS_EXCLUSIVE for lock in locks)
 
 
-def test_a_plan_is_what_is_executed_afterwards_and_changes_nothing(url: str, backend: str, later: Path) -> None:
-    with DatabaseManager(url) as manager:
+def test_a_table_that_may_be_there_already_is_not_taken_for_a_new_one() -> None:
+    tables = Tables()
+    tables.locks_of("CREATE TABLE IF NOT EXISTS users (id int)")
+    assert [lock.table for lock in tables.locks_of("ALTER TABLE users ADD COLUMN x int")] == ["users"]
+
+
+def test_a_plan_is_what_is_executed_afterwards_and_changes_nothing(
+    url: str, backend: str, later: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with DatabaseManager(DatabaseConfig(url, debug=True)) as manager:
         User.create(name="Ada")
         migrator = Migrator(manager.database, later)
         steps = migrator.plan()
@@ -137,15 +167,13 @@ def test_a_plan_is_what_is_executed_afterwards_and_changes_nothing(url: str, bac
             assert [str(lock) for lock in statements[0].locks] == [
                 "Lock(table='users', mode=<Mode.ACCESS_EXCLUSIVE: 'AccessExclusiveLock'>)"
             ]
-        executed: list[str] = []
-        manager.database.query_hooks.append(lambda event: executed.append(event.sql)) if backend == "sqlite" else None
-        migrator.migrate()
-        if backend == "sqlite":
-            assert [sql for sql in executed if "nickname" in sql] == [
-                statement.sql for statement in statements if "nickname" in statement.sql
-            ]
+        with caplog.at_level(logging.DEBUG, "database"):
+            migrator.migrate()
+        executed = "\n".join(record.getMessage() for record in caplog.records if record.levelno == logging.DEBUG)
+        for statement in statements:
+            assert statement.sql in executed
         assert migrator.plan() == []
-        undoing = migrator.rollback_plan(3)
+        undoing = migrator.rollback_plan(4)
         assert [step.name for step in undoing] == [*LATER][::-1]
         assert undoing[-1].statements[-1].sql == "ALTER TABLE users DROP COLUMN nickname"
 
@@ -162,7 +190,7 @@ def test_rolling_everything_back_locks_every_table(postgresql: str, url: str) ->
     with DatabaseManager(url) as manager:
         steps = manager.migrations.rollback_plan(3)
         named = {lock.table for step in steps for statement in step.statements for lock in statement.locks}
-        assert named == {"users", "voice_clones", "presentation_jobs", "job_events"}
+        assert named == {"users", "voice_clones", "presentation_jobs", "job_events", "what depends on it"}
 
 
 def test_a_migration_that_reads_is_answered(url: str, tmp_path: Path) -> None:
@@ -178,9 +206,30 @@ def migrate(migrator, database, *, fake=False):
         assert [statement.sql for statement in step.statements] == ["UPDATE users SET name = '1''s'"]
 
 
-def test_a_migration_whose_code_fails_says_so(url: str, tmp_path: Path) -> None:
-    folder = write_later_migrations(
-        tmp_path, **{"004_expand_x": "def migrate(migrator, database, *, fake=False):\n    1 / 0\n"}
-    )
-    with DatabaseManager(url) as manager, pytest.raises(MigrationError, match="004_expand_x cannot be told beforehand"):
-        Migrator(manager.database, folder).plan()
+@pytest.mark.parametrize(
+    ("value", "literal"),
+    [("None", "NULL"), ("True", "true"), ("[1, 2]", "ARRAY[1,2]"), ('"it\'s"', "'it''s'"), ("3.5", "3.5")],
+)
+def test_values_are_shown_as_literals(postgresql: str, url: str, tmp_path: Path, value: str, literal: str) -> None:
+    body = f"def migrate(migrator, database, *, fake=False):\n    migrator.sql('SELECT %s', {value})\n"
+    folder = write_later_migrations(tmp_path, **{"004_expand_x": body})
+    with DatabaseManager(url) as manager:
+        (step,) = Migrator(manager.database, folder).plan()
+        assert [statement.sql for statement in step.statements] == [f"SELECT {literal}"]
+
+
+def test_a_percent_sign_that_would_fail_is_told(postgresql: str, url: str, tmp_path: Path) -> None:
+    body = "def migrate(migrator, database, *, fake=False):\n    migrator.sql(\"UPDATE users SET name = 'a%'\")\n"
+    folder = write_later_migrations(tmp_path, **{"004_expand_x": body})
+    with DatabaseManager(url) as manager:
+        (step,) = Migrator(manager.database, folder).plan()
+        assert "is written as %%" in str(step.problem)
+
+
+def test_a_migration_whose_code_fails_is_told_up_to_there(url: str, tmp_path: Path) -> None:
+    body = "def migrate(migrator, database, *, fake=False):\n    migrator.sql('SELECT 1')\n    migrator.run(lambda: 1 / 0)\n"
+    folder = write_later_migrations(tmp_path, **{"004_expand_x": body, "005_expand_y": body})
+    with DatabaseManager(url) as manager:
+        (step,) = Migrator(manager.database, folder).plan()
+        assert [statement.sql for statement in step.statements] == ["SELECT 1"]
+        assert step.problem == "004_expand_x cannot be told beforehand: division by zero"

@@ -5,6 +5,17 @@ On SQLite, and for roles that see all rows, `queries.owned_by()` and the models'
 
 from .accounts import find_user, sign_in, sign_up
 from .bypasses import check, require
-from .policies import COST, install, is_installed, uninstall
+from .policies import CHANGES, COST, install, is_installed, uninstall
 
-__all__ = ["COST", "check", "find_user", "install", "is_installed", "require", "sign_in", "sign_up", "uninstall"]
+__all__ = [
+    "CHANGES",
+    "COST",
+    "check",
+    "find_user",
+    "install",
+    "is_installed",
+    "require",
+    "sign_in",
+    "sign_up",
+    "uninstall",
+]

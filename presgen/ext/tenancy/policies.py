@@ -48,6 +48,7 @@ POLICIES: Final = (
 )
 
 INDEX: Final = "idx_presentation_jobs_owner_created_at"
+CHANGES: Final = (INDEX, "ROW LEVEL SECURITY")
 _INDEX: Final = f"CREATE INDEX IF NOT EXISTS {INDEX} ON presentation_jobs (owner_id, created_at DESC, id DESC)"
 
 # The id alone, to whoever may ask. An encrypted e-mail is found by its digest, which has no @: the first half then has
