@@ -140,13 +140,14 @@ class Migrator:
     def adopt(self, *, timezone: str = "UTC", progress: Callable[[int, int], None] | None = None) -> None:
         """Take over, in place, a PostgreSQL database that the specification's SQLAlchemy models have made.
 
-        Moments without a time zone were written in `timezone`. Nothing is changed while a row breaks a rule; an
-        adoption that was broken off goes on when it is called again. Raises MigrationError, and ConfigurationError on
-        SQLite and for a time zone that the server does not know.
+        Moments without a time zone were written in `timezone`. It is one transaction: while something is in the way, or
+        a row breaks a rule, and when it fails, nothing is changed. Migrations of later versions are applied afterwards.
+        Raises MigrationError, and ConfigurationError on SQLite and for a time zone that the server does not know.
         """
         with self._at_work() as migrator:
-            migrator._adoption(timezone).run(progress)
-            migrator._record_adopted()
+            adoption = migrator._adoption(timezone)
+            migrator._run("the adoption", lambda router: _adopt(router, adoption, progress))
+        self.migrate()
 
     def _adoption(self, timezone: str) -> Adoption:
         from .migrating.adoption import Adoption
@@ -154,16 +155,6 @@ class Migrator:
         if self.applied():
             raise MigrationError("there is nothing to adopt: the database has migrations; run: presgen migrate")
         return Adoption(self.database, self.folder, self.known(), timezone=timezone)
-
-    def _record_adopted(self) -> None:
-        from .migrating.drift import differences
-
-        left = [one for one in differences(self.database, self.folder, self.known()) if one.declared is not None]
-        if left:
-            raise MigrationError(f"the adopted database is not as declared: {left[0]}")
-        with self.database.atomic():
-            for name in self.known():
-                self._router().model.create(name=name)
 
     def _router(self) -> Router:
         from .migrating.router import RecordingRouter
@@ -237,3 +228,10 @@ class Migrator:
             raise MigrationError(
                 f"the database has migrations that this version does not know ({', '.join(unknown)}); upgrade presgen"
             )
+
+
+def _adopt(router: Router, adoption: Adoption, progress: Callable[[int, int], None] | None) -> None:
+    with router.database.atomic():
+        adoption.run(progress)
+        for name in adoption.names:
+            router.model.create(name=name)

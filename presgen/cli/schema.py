@@ -99,7 +99,7 @@ def adopt_command(context: click.Context, plan: bool, timezone: str, yes: bool) 
     """Take over, in place, a PostgreSQL database that the specification's SQLAlchemy models have made.
 
     It shows what it is to do first, and asks. Stop the programs that use the database before, and make a backup.
-    Nothing is changed while a row breaks a rule. One that was broken off goes on when it is run again.
+    Nothing is changed while a row breaks a rule, or when it is broken off.
     """
     migrations = open_manager(context).migrations
     wanted = migrations.adoption_plan(timezone=timezone)
@@ -107,10 +107,10 @@ def adopt_command(context: click.Context, plan: bool, timezone: str, yes: bool) 
         click.echo(f"-- {step.title}")
         for sql in step.statements:
             click.echo(f"{sql.strip()};\n")
-    for rows in wanted.broken:
-        click.echo(printable(str(rows)))
-    if wanted.broken:
-        click.echo("mend these rows, or delete them; then run this again")
+    for problem in wanted.problems:
+        click.echo(printable(problem))
+    if wanted.problems:
+        click.echo("mend this first, then run the command again; nothing was changed")
         context.exit(1)
     if plan:
         return

@@ -1,7 +1,6 @@
 """Adoption: taking over, in place, a database that other models of the specification have made.
 
-Whatever differs from what is declared is left to do: an adoption that was broken off goes on when it is begun again.
-Each step is a transaction.
+All of it is one transaction, in which nobody else reads or writes the tables: what fails or is killed was not there.
 """
 
 from __future__ import annotations
@@ -16,10 +15,13 @@ from ..clock import is_sqlite
 from ..errors import ConfigurationError, MigrationError
 from ..models import MODELS
 from ..validation import shown
+from .addresses import Addresses, addresses
 from .broken_rows import BrokenRows, broken_rows
 from .catalog import Catalog, catalog, parts_of
 from .converting import Conversion, columns_of
-from .drift import declared
+from .drift import built_by, compared
+from .linting import FIRST_RELEASE
+from .obstacles import Replacing, obstacles
 from .recording import Recorder
 
 Progress = Callable[[int, int], None]
@@ -31,26 +33,33 @@ _CREATES: Final = re.compile(
 _CREATES_INDEX: Final = re.compile(r"CREATE\s+(?:UNIQUE\s+)?INDEX\s+(?:CONCURRENTLY\s+)?(?P<name>\w+)")
 _CHECK: Final = re.compile(r"CONSTRAINT\s+(?P<name>\w+)\s+(?P<text>CHECK\s*\(.*)", re.DOTALL)
 _SETTINGS: Final = re.compile(r"\)\s*WITH\s*(?P<settings>\(.*\))\s*", re.DOTALL)
-_COLUMNS: Final = re.compile(r"\((?P<columns>[^()]*)\)")
+# The type of the status, when nothing else is of it.
 _UNUSED_TYPE: Final = r"""
 SELECT format('DROP TYPE %%s', pg_type.oid::regtype)
 FROM pg_type JOIN pg_enum ON enumtypid = pg_type.oid
 WHERE typnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('users'))
     AND NOT EXISTS (
-        SELECT 1 FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
-        WHERE atttypid IN (pg_type.oid, typarray) AND NOT attisdropped
-            AND relkind <> 'i' AND attrelid IS DISTINCT FROM to_regclass('presentation_jobs'))
+        SELECT 1 FROM pg_depend
+        WHERE refclassid = 'pg_type'::regclass AND refobjid IN (pg_type.oid, typarray) AND deptype = 'n'
+            AND NOT (classid = 'pg_class'::regclass AND (
+                objid = to_regclass('presentation_jobs')
+                OR objid IN (SELECT indexrelid FROM pg_index WHERE indrelid = to_regclass('presentation_jobs'))))
+            AND NOT (classid = 'pg_attrdef'::regclass AND objid IN (
+                SELECT oid FROM pg_attrdef WHERE adrelid = to_regclass('presentation_jobs')))
+            AND NOT (classid = 'pg_constraint'::regclass AND objid IN (
+                SELECT oid FROM pg_constraint WHERE conrelid = to_regclass('presentation_jobs'))))
 GROUP BY pg_type.oid
 HAVING lower(string_agg(enumlabel, ',' ORDER BY enumsortorder)) LIKE 'pending,processing\_slides,%%'
 """
-
-
 _HAS_TIMEZONE: Final = "SELECT 1 FROM pg_timezone_names WHERE name = %s"
+_SEQUENCE: Final = "SELECT to_regclass(%s)::text"
+# Rows that a policy hides would be missing from what is looked at.
+_SEE_ALL: Final = "SET LOCAL row_security = off"
 
 
 @dataclass(frozen=True)
 class Step:
-    """What is done in one transaction."""
+    """Some statements, and what they are for."""
 
     title: str
     statements: tuple[str, ...]
@@ -62,10 +71,20 @@ class AdoptionPlan:
 
     steps: tuple[Step, ...]
     broken: tuple[BrokenRows, ...]
+    obstacles: tuple[str, ...]
+    """What is the application's own, and to be dropped before (and made again afterwards) or changed."""
+
+    @property
+    def problems(self) -> list[str]:
+        """What has to be mended first."""
+        return [*(f"in the way is {text}" for text in self.obstacles), *map(str, self.broken)]
 
 
 class Adoption:
-    """One database that is to be taken over. Raises ConfigurationError on SQLite."""
+    """One database that is to be taken over. Raises ConfigurationError on SQLite.
+
+    It becomes what the first release's migrations make; later ones are applied afterwards.
+    """
 
     def __init__(self, database: Any, folder: Path, known: Sequence[str], *, timezone: str = "UTC") -> None:
         if is_sqlite(database):
@@ -74,99 +93,104 @@ class Adoption:
         if database.execute_sql(_HAS_TIMEZONE, (timezone,)).fetchone() is None:
             raise ConfigurationError(f"the server knows no time zone {shown(timezone)}")
         recorder = Recorder(folder, database)
-        self._made = [sql for name in known for sql in recorder.statements_of(name)]
-        self._declared = declared(database, folder, known)
+        self.names = [name for name in known if name <= FIRST_RELEASE]
+        """The migrations that an adopted database has."""
+        self._made = [sql for name in self.names for sql in recorder.statements_of(name)]
+        self._declared = built_by(database, self._made)
         self._timezone = timezone
 
     def plan(self) -> AdoptionPlan:
         """What is to be done, from what is there; raises MigrationError where that cannot be told."""
-        found = catalog(self._database)
-        conversions = self._conversions(found)
-        steps = tuple(Step(title, tuple(sql)) for title, sql in self._steps(found, conversions) if sql)
-        return AdoptionPlan(steps, tuple(broken_rows(self._database, self._declared, conversions)))
+        with self._database.atomic() as transaction:
+            self._database.execute_sql(_SEE_ALL)
+            plan, _ = self._plan()
+            transaction.rollback()
+            return plan
 
     def run(self, progress: Progress | None = None) -> None:
-        """Do it, unless a row breaks a rule; `progress` gets how many steps are done, and of how many."""
-        plan = self.plan()
-        if plan.broken:
-            raise MigrationError(f"{len(plan.broken)} rules are broken by rows; {plan.broken[0]}")
+        """Do it inside a transaction; raises MigrationError when something is in the way, or a row breaks a rule.
+
+        `progress` gets how many steps are done, and of how many.
+        """
+        database = self._database
+        database.execute_sql(_SEE_ALL)
+        tables = [table for table in _TABLES if columns_of(catalog(database), table)]
+        if tables:
+            database.execute_sql(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
+        plan, forms = self._plan()
+        if plan.problems:
+            raise MigrationError(f"{len(plan.problems)} things to mend first, such as: {plan.problems[0]}")
         for done, step in enumerate(plan.steps, start=1):
-            with self._database.atomic():
-                for sql in step.statements:
-                    self._database.execute_sql(sql.replace("%", "%%"))
+            if step.title == "convert users":
+                forms.store(database)
+            for sql in step.statements:
+                database.execute_sql(sql.replace("%", "%%"))
             if progress is not None:
                 progress(done, len(plan.steps))
+        left = [one for one in compared(self._declared, catalog(database)) if one.declared is not None]
+        if left:
+            raise MigrationError(f"the adopted database is not as declared: {left[0]}")
+
+    def _plan(self) -> tuple[AdoptionPlan, Addresses]:
+        found = catalog(self._database)
+        conversions = self._conversions(found)
+        replacing = Replacing(self._declared, found, conversions)
+        forms = addresses(self._database) if "email" in conversions["users"].found else Addresses({}, ())
+        broken = {**{(one.table, one.rule): one for one in broken_rows(self._database, self._declared, conversions)}}
+        broken |= {(one.table, one.rule): one for one in forms.broken}
+        steps = tuple(Step(title, tuple(sql)) for title, sql in self._steps(found, conversions, replacing) if sql)
+        in_the_way = obstacles(self._database, replacing, conversions)
+        return AdoptionPlan(steps, tuple(broken.values()), tuple(in_the_way)), forms
 
     def _conversions(self, found: Catalog) -> dict[str, Conversion]:
         conversions = {}
         for table in _TABLES:
             before = columns_of(found, table)
-            if not before:
-                continue
-            conversion = Conversion(table, columns_of(self._declared, table), before, self._timezone)
-            for column in conversion.missing:
-                if column.is_required and column.default is None:
-                    raise MigrationError(f"{table} has no column {column.name}, which nothing can stand in for")
-            conversions[table] = conversion
-        if "users" not in conversions:
-            raise MigrationError("there is no table users to adopt; for a new database run: presgen migrate")
+            if before:
+                sequence = before["id"].sequence if "id" in before else None
+                if sequence is None:  # SQLAlchemy's own, which draws from it itself
+                    (sequence,) = self._database.execute_sql(_SEQUENCE, (f"{table}_id_seq",)).fetchone()
+                wanted = columns_of(self._declared, table)
+                conversions[table] = Conversion(table, wanted, before, self._timezone, sequence)
+        if not {"users", "voice_clones"} <= conversions.keys():
+            raise MigrationError(
+                "there are no tables users and voice_clones to adopt; for a new database: presgen migrate"
+            )
+        for conversion in conversions.values():
+            conversion.require_possible()
         return conversions
 
-    def _steps(self, found: Catalog, conversions: Mapping[str, Conversion]) -> Iterator[tuple[str, list[str]]]:
-        yield "drop what refers to the old columns", [*self._in_the_way(found, conversions)]
+    def _steps(
+        self, found: Catalog, conversions: Mapping[str, Conversion], replacing: Replacing
+    ) -> Iterator[tuple[str, list[str]]]:
+        yield "drop what is replaced, and name what stays as it is declared", [*replacing.statements()]
         for table in _TABLES:
             if table in conversions:
                 yield f"convert {table}", [*self._settings(conversions[table]), *conversions[table].statements()]
             else:
                 yield f"create {table}", [sql for sql in self._made if _is_about(sql, "TABLE", table)]
         for table in conversions:
-            yield f"add the rules of {table}", [*self._constraints(table, found)]
+            yield f"add the rules of {table}", [*self._constraints(table, found, replacing)]
         for table in _TABLES:
             yield f"build the indexes of {table}", [*self._indexes(table, found)]
         yield "create functions and triggers", [*self._triggers(found)]
         yield "drop the type of the old status", [sql for (sql,) in self._database.execute_sql(_UNUSED_TYPE).fetchall()]
+        yield "look at the rows, for the planner", [f"ANALYZE {table}" for table in conversions]
 
     def _settings(self, conversion: Conversion) -> Iterator[str]:
         """How the table is stored, before it is written anew."""
         for sql in self._made:
-            if _is_about(sql, "TABLE", conversion.table) and conversion.is_needed and (match := _SETTINGS.search(sql)):
+            if _is_about(sql, "TABLE", conversion.table) and (match := _SETTINGS.search(sql)):
                 yield f"ALTER TABLE {conversion.table} SET {match['settings']}"
 
-    def _in_the_way(self, found: Catalog, conversions: Mapping[str, Conversion]) -> Iterator[str]:
-        """Constraints and indexes of which there will be another one, or which the new status breaks."""
-        for table, name, text in sorted(found["constraints"] - self._declared["constraints"]):
-            if table in conversions and self._is_replaced(table, name, text):
-                yield f"ALTER TABLE {table} DROP CONSTRAINT {_quoted(name)}"
-        constraints = {name for _, name, _ in found["constraints"]}
-        for table, name, text in sorted(found["indexes"] - self._declared["indexes"]):
-            if table in conversions and name not in constraints and self._is_covered(table, name, text):
-                yield f"DROP INDEX {name}"
-
-    def _is_replaced(self, table: str, name: str, text: str) -> bool:
-        if any((table, name) == one[:2] for one in self._declared["constraints"]):
-            return True
-        if text.startswith("FOREIGN KEY"):
-            return any(f"REFERENCES {other}(" in text for other in _TABLES)
-        if text.startswith("UNIQUE"):
-            return self._is_covered(table, name, text)
-        return table == "presentation_jobs" and bool(re.search(r"\bstatus\b", text))
-
-    def _is_covered(self, table: str, name: str, text: str) -> bool:
-        """Whether a declared index or the primary key does what an index or a UNIQUE does, or has its name."""
-        columns, is_unique = _columns_of(text), "UNIQUE" in text
-        if columns == ["id"]:
-            return True
-        others = [(other, sql, _columns_of(sql)) for of, other, sql in self._declared["indexes"] if of == table]
-        if is_unique:
-            return any(other == name or ("UNIQUE" in sql and its == columns) for other, sql, its in others)
-        return any(
-            other == name or (its[: len(columns)] == columns and " WHERE " not in sql + text)
-            for other, sql, its in others
-        )
-
-    def _constraints(self, table: str, found: Catalog) -> Iterator[str]:
+    def _constraints(self, table: str, found: Catalog, replacing: Replacing) -> Iterator[str]:
         """In one statement, which reads the table once."""
-        missing = [one for one in self._declared["constraints"] - found["constraints"] if one[0] == table]
+        there = {(of, new) for (of, _), new in replacing.renamed("constraints").items()}
+        missing = [
+            one
+            for one in self._declared["constraints"] - found["constraints"]
+            if one[0] == table and one[:2] not in there
+        ]
         # As the migration says it: PostgreSQL's own text of a condition, run again, becomes another one.
         said = {name: text for sql in self._made if _is_about(sql, "TABLE", table) for name, text in _checks_of(sql)}
         actions = [f"ADD CONSTRAINT {name} {said.get(name, text)}" for _, name, text in sorted(missing, key=_keys_last)]
@@ -205,13 +229,3 @@ def _checks_of(sql: str) -> Iterator[tuple[str, str]]:
 
 def _keys_last(constraint: tuple[str, ...]) -> tuple[bool, str]:
     return constraint[2].startswith("FOREIGN"), constraint[1]
-
-
-def _columns_of(text: str) -> list[str]:
-    """The columns of an index or key, without their order and conditions."""
-    match = _COLUMNS.search(text)
-    return [column.split()[0] for column in match["columns"].split(",")] if match else []
-
-
-def _quoted(name: str) -> str:
-    return '"{}"'.format(name.replace('"', '""'))

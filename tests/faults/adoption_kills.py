@@ -1,8 +1,8 @@
 """Adoption under SIGKILL, at every step: python -m adoption_kills.
 
 A step is a statement, a BEGIN or a COMMIT. Each time on a new database that SQLAlchemy has made and filled, a process is
-killed just before its k-th step, until one comes through; another one then adopts what it left, and rows and catalogs are
-those of an undisturbed adoption. All processes are forks of one that never opens a database.
+killed just before its k-th step, until one comes through; another one then adopts what it left, and rows, catalogs, numbers
+and settings are those of an undisturbed adoption. All processes are forks of one that never opens a database.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from presgen.migrating import adoption
 from presgen.migrating.catalog import catalog
 from presgen.migrator import Migrator
 
+_NUMBERS: Final = "SELECT sequencename::text, last_value FROM pg_sequences ORDER BY 1"
+_STORED: Final = "SELECT relname::text, reloptions FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1"
 Fill = Callable[[str], None]
 
 
@@ -63,11 +65,19 @@ def _adopt(url: str) -> None:
 
 def _state(url: str) -> Any:
     with DatabaseManager(url) as manager, manager.session() as database:
-        tables = {
-            model._meta.table_name: repr(list(model.select().order_by(model.id).tuples())) for model in models.MODELS
+        tables = {model._meta.table_name: repr(list(_rows(model))) for model in models.MODELS}
+        more = {
+            name: repr(database.execute_sql(sql).fetchall())
+            for name, sql in (("numbers", _NUMBERS), ("stored", _STORED))
         }
         schema = {kind: sorted(things) for kind, things in catalog(database).items()}
-        return {"applied": Migrator(database).applied(), **tables, **schema}
+        return {"applied": Migrator(database).applied(), **tables, **more, **schema}
+
+
+def _rows(model: Any) -> Any:
+    """All but when the lease of what was running ends, which is when it was adopted."""
+    fields = [field for field in model._meta.sorted_fields if field.name != "lease_expires_at"]
+    return model.select(*fields).order_by(model.id).tuples()
 
 
 # Deliberate bugs.
