@@ -79,9 +79,9 @@ def test_the_schema_is_built_once_in_a_run(folder: Path) -> None:
         "from pathlib import Path\n"
         "from presgen.migrator import Migrator\n"
         "migrate = Migrator.migrate\n"
-        "def counted(self, target=None):\n"
+        "def counted(self, target=None, **options):\n"
         "    with Path('migrated').open('a') as file: file.write('x')\n"
-        "    return migrate(self, target)\n"
+        "    return migrate(self, target, **options)\n"
         "Migrator.migrate = counted\n"
         "pytest_plugins = ['presgen.testing']\n"
     )
