@@ -220,7 +220,7 @@ class DatabaseManager:
         """The migrations of this database."""
         return Migrator(self.database)
 
-    def locked_for_migrations(self) -> Any:
+    def locked_for_migrations(self) -> PostgresPool | SqliteFile:
         """The database, connected, with other migrators kept out until the process ends; for `pw_migrate`."""
         atexit.register(self.close)
         return self.migrations.locked()

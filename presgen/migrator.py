@@ -26,9 +26,11 @@ from .validation import argument, at_least, shown
 if TYPE_CHECKING:
     from peewee_migrate import Router
 
+    from .database import PostgresPool
     from .migrating.adoption import Adoption, AdoptionPlan
     from .migrating.linting import Finding
     from .migrating.plan import PlannedStep
+    from .sqlite import SqliteFile
 
 HISTORY_TABLE: Final = "migratehistory"
 LOCK_PATIENCE_SECONDS: Final = 120.0
@@ -74,7 +76,7 @@ class Migrator:
         applied = set(self.applied())
         return [name for name in self.known() if name not in applied]
 
-    def wanted(self, target: str | None = None, *, expand_only: bool = False) -> list[str]:
+    def _to_apply(self, target: str | None = None, *, expand_only: bool = False) -> list[str]:
         """The names that migrate() would apply; raises MigrationError."""
         if target is not None and target not in self.known():
             raise MigrationError(f"there is no migration {shown(target)}; known are {', '.join(self.known())}")
@@ -86,7 +88,7 @@ class Migrator:
         contracting = next((place for place, name in enumerate(names) if phase_of(name) == "contract"), None)
         return names[:contracting] if expand_only else names
 
-    def unwanted(self, count: int = 1) -> list[str]:
+    def _to_undo(self, count: int = 1) -> list[str]:
         """The names that rollback() would undo; raises MigrationError and ValidationError."""
         count = argument(at_least(1), count, "count")
         applied = self.applied()
@@ -101,10 +103,10 @@ class Migrator:
         With `expand_only` it stops before the first migration that takes something away (`NNN_contract_…`), so that
         programs of the version before can go on.
         """
-        if not self.wanted(target, expand_only=expand_only):
+        if not self._to_apply(target, expand_only=expand_only):
             return []  # without a turn, for which a long migration of another program would have to be waited for
         with self._at_work() as migrator:
-            names = migrator.wanted(target, expand_only=expand_only)
+            names = migrator._to_apply(target, expand_only=expand_only)
             for name in names:
                 migrator._run(name, methodcaller("run", name))
             return names
@@ -115,23 +117,23 @@ class Migrator:
         Raises MigrationError, and ValidationError for a count that is none.
         """
         with self._at_work() as migrator:
-            names = migrator.unwanted(count)
+            names = migrator._to_undo(count)
             for name in names:
                 migrator._run(name, methodcaller("rollback"))
             return names
 
     def plan(self, target: str | None = None, *, expand_only: bool = False) -> list[PlannedStep]:
         """What migrate() would execute, and the locks that it would take; raises MigrationError."""
-        return self._planned(self.wanted(target, expand_only=expand_only), undoing=False)
+        return self._planned(self._to_apply(target, expand_only=expand_only), undoing=False)
 
     def rollback_plan(self, count: int = 1) -> list[PlannedStep]:
         """What rollback() would execute, as plan() tells it; raises MigrationError and ValidationError."""
-        return self._planned(self.unwanted(count), undoing=True)
+        return self._planned(self._to_undo(count), undoing=True)
 
     def _planned(self, steps: list[str], *, undoing: bool) -> list[PlannedStep]:
         from .migrating.plan import plan
 
-        return plan(self.database, self.folder, self.known(), steps, undoing=undoing)
+        return plan(self.database, self.folder, self.applied(), steps, undoing=undoing)
 
     def adoption_plan(self, *, timezone: str = "UTC") -> AdoptionPlan:
         """What adopt() would do, and which rows break a rule; raises MigrationError and ConfigurationError."""
@@ -159,7 +161,8 @@ class Migrator:
     def _router(self) -> Router:
         from .migrating.router import RecordingRouter
 
-        return RecordingRouter(self.database, migrate_dir=self.folder, migrate_table=HISTORY_TABLE, logger=logger)
+        own = logger.getChild("router")  # what it says is for logs alone
+        return RecordingRouter(self.database, migrate_dir=self.folder, migrate_table=HISTORY_TABLE, logger=own)
 
     def lint(self) -> list[Finding]:
         """What may hurt when the known migrations are applied to a database at work; raises MissingExtra."""
@@ -167,9 +170,9 @@ class Migrator:
 
         return findings(self.folder, self.known())
 
-    def locked(self) -> Any:
+    def locked(self) -> PostgresPool | SqliteFile:
         """The database to migrate, connected, with other migrators kept out until the process ends."""
-        database = self._for_migrations()
+        database: PostgresPool | SqliteFile = self._for_migrations()
         database.connect(reuse_if_open=True)
         keep_others_out(database)
         if isinstance(database, MigrationDatabase):
@@ -206,7 +209,8 @@ class Migrator:
 
     def _has_run(self, name: str, step: Callable[[Router], Any], *, is_last: bool) -> bool:
         database = self.database
-        if isinstance(database, MigrationDatabase):
+        is_apart = isinstance(database, MigrationDatabase)
+        if is_apart:
             database.has_committed_half = False
             database.set_limits()
         try:
@@ -218,7 +222,7 @@ class Migrator:
             if isinstance(error, DatabaseBusy) and not is_last and not database.in_transaction():
                 return False
             reason = (str(error).strip() or repr(error)).partition("\n")[0]
-            is_half = getattr(database, "has_committed_half", False)
+            is_half = is_apart and database.has_committed_half
             what = "failed, but what it had committed is there" if is_half else "failed and was undone"
             raise MigrationError(f"{name} {what}: {reason}") from error
 

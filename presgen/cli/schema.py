@@ -106,7 +106,7 @@ def adopt_command(context: click.Context, plan: bool, timezone: str, yes: bool) 
     for step in wanted.steps if plan or not yes else ():
         click.echo(f"-- {step.title}")
         for sql in step.statements:
-            click.echo(f"{sql.strip()};\n")
+            click.echo(_in_a_script(sql.strip()))
     for problem in wanted.problems:
         click.echo(printable(problem))
     if wanted.problems:
@@ -163,13 +163,18 @@ def status_command(context: click.Context) -> None:
 def _telling_what_it_waits_for() -> Iterator[None]:
     """Print the migrator's warnings to stderr: of waiting, of trying again, of what a broken-off run has left."""
     logger, handler = logging.getLogger("database.migrations"), logging.StreamHandler()
-    handler.setLevel(logging.WARNING)
-    handler.addFilter(lambda record: record.levelno == logging.WARNING)  # errors are told at the end, once
+    # Errors are told at the end, once.
+    handler.addFilter(lambda record: record.levelno == logging.WARNING and record.name == logger.name)
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
+
+
+def _in_a_script(sql: str) -> str:
+    """The statement with its end, which a comment must not swallow."""
+    return sql + ("\n;\n" if "--" in sql else ";\n")
 
 
 def _print_plan(steps: list[PlannedStep]) -> None:
@@ -180,6 +185,6 @@ def _print_plan(steps: list[PlannedStep]) -> None:
         for statement in step.statements:
             for lock in statement.locks:
                 click.echo(f"-- {lock.mode.value} on {lock.table}: {lock.mode.consequence}")
-            click.echo(statement.sql + ("\n;\n" if "--" in statement.sql else ";\n"))
+            click.echo(_in_a_script(statement.sql))
         if step.problem is not None:
             click.echo(f"-- from here on it cannot be told: {printable(step.problem)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ WHERE email ~ '[^ -~]' OR email ILIKE '%%xn--%%' OR trim(email) !~ '^[A-Za-z0-9.
 ORDER BY id
 """
 _TWINS: Final = "SELECT id, lower(trim(email)) FROM users WHERE lower(trim(email)) = ANY (%s)"
-_STORE: Final = "UPDATE users SET email = %s WHERE id = %s"
+_STORE: Final = "UPDATE users SET email = '{form}' WHERE id = {user_id}"
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class Addresses:
     forms: dict[int, str]
     broken: tuple[BrokenRows, ...]
 
-    def store(self, database: Any) -> None:
-        """Write the forms, before the column itself is converted."""
+    def statements(self) -> Iterator[str]:
+        """What writes the forms, before the column itself is converted."""
         for user_id, form in self.forms.items():
-            database.execute_sql(_STORE, (form, user_id))
+            yield _STORE.format(form=form.replace("'", "''"), user_id=user_id)
 
 
 def addresses(database: Any) -> Addresses:

@@ -20,8 +20,8 @@ from .broken_rows import BrokenRows, broken_rows
 from .catalog import Catalog, catalog, parts_of
 from .converting import Conversion, columns_of
 from .drift import built_by, compared
-from .linting import FIRST_RELEASE
 from .obstacles import Replacing, obstacles
+from .phases import FIRST_RELEASE
 from .recording import Recorder
 
 Progress = Callable[[int, int], None]
@@ -86,7 +86,7 @@ class Adoption:
     It becomes what the first release's migrations make; later ones are applied afterwards.
     """
 
-    def __init__(self, database: Any, folder: Path, known: Sequence[str], *, timezone: str = "UTC") -> None:
+    def __init__(self, database: Any, folder: Path, known: Sequence[str], *, timezone: str) -> None:
         if is_sqlite(database):
             raise ConfigurationError("adoption is for PostgreSQL; copy the rows of a SQLite file into a migrated one")
         self._database = database
@@ -103,7 +103,7 @@ class Adoption:
         """What is to be done, from what is there; raises MigrationError where that cannot be told."""
         with self._database.atomic() as transaction:
             self._database.execute_sql(_SEE_ALL)
-            plan, _ = self._plan()
+            plan = self._plan()
             transaction.rollback()
             return plan
 
@@ -117,12 +117,10 @@ class Adoption:
         tables = [table for table in _TABLES if columns_of(catalog(database), table)]
         if tables:
             database.execute_sql(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
-        plan, forms = self._plan()
+        plan = self._plan()
         if plan.problems:
             raise MigrationError(f"{len(plan.problems)} things to mend first, such as: {plan.problems[0]}")
         for done, step in enumerate(plan.steps, start=1):
-            if step.title == "convert users":
-                forms.store(database)
             for sql in step.statements:
                 database.execute_sql(sql.replace("%", "%%"))
             if progress is not None:
@@ -131,16 +129,20 @@ class Adoption:
         if left:
             raise MigrationError(f"the adopted database is not as declared: {left[0]}")
 
-    def _plan(self) -> tuple[AdoptionPlan, Addresses]:
+    def _plan(self) -> AdoptionPlan:
         found = catalog(self._database)
         conversions = self._conversions(found)
         replacing = Replacing(self._declared, found, conversions)
         forms = addresses(self._database) if "email" in conversions["users"].found else Addresses({}, ())
-        broken = {**{(one.table, one.rule): one for one in broken_rows(self._database, self._declared, conversions)}}
-        broken |= {(one.table, one.rule): one for one in forms.broken}
-        steps = tuple(Step(title, tuple(sql)) for title, sql in self._steps(found, conversions, replacing) if sql)
+        broken = {
+            (one.table, one.rule): one
+            for one in (*broken_rows(self._database, self._declared, conversions), *forms.broken)
+        }
+        steps = tuple(
+            Step(title, tuple(sql)) for title, sql in self._steps(found, conversions, replacing, forms) if sql
+        )
         in_the_way = obstacles(self._database, replacing, conversions)
-        return AdoptionPlan(steps, tuple(broken.values()), tuple(in_the_way)), forms
+        return AdoptionPlan(steps, tuple(broken.values()), tuple(in_the_way))
 
     def _conversions(self, found: Catalog) -> dict[str, Conversion]:
         conversions = {}
@@ -161,16 +163,17 @@ class Adoption:
         return conversions
 
     def _steps(
-        self, found: Catalog, conversions: Mapping[str, Conversion], replacing: Replacing
+        self, found: Catalog, conversions: Mapping[str, Conversion], replacing: Replacing, forms: Addresses
     ) -> Iterator[tuple[str, list[str]]]:
         yield "drop what is replaced, and name what stays as it is declared", [*replacing.statements()]
-        for table in _TABLES:
-            if table in conversions:
-                yield f"convert {table}", [*self._settings(conversions[table]), *conversions[table].statements()]
-            else:
-                yield f"create {table}", [sql for sql in self._made if _is_about(sql, "TABLE", table)]
+        yield "bring addresses into their form", [*forms.statements()]
+        for table, conversion in conversions.items():
+            yield f"convert {table}", [*self._settings(conversion), *conversion.statements()]
         for table in conversions:
             yield f"add the rules of {table}", [*self._constraints(table, found, replacing)]
+        for table in _TABLES:
+            if table not in conversions:
+                yield f"create {table}", [sql for sql in self._made if _is_about(sql, "TABLE", table)]
         for table in _TABLES:
             yield f"build the indexes of {table}", [*self._indexes(table, found)]
         yield "create functions and triggers", [*self._triggers(found)]

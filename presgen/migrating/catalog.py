@@ -19,10 +19,11 @@ SELECT coalesce((SELECT relnamespace FROM pg_class WHERE oid = to_regclass('user
 """
 _COLUMNS: Final = """
 SELECT relname::text, attname::text,
-    concat_ws(' ', format_type(atttypid, atttypmod), CASE WHEN attnotnull THEN 'NOT NULL' END,
+    concat_ws(' ', format_type(atttypid, atttypmod),
+        'COLLATE ' || (SELECT collname FROM pg_collation WHERE oid = nullif(attcollation, typcollation)),
+        CASE WHEN attnotnull THEN 'NOT NULL' END,
         CASE attidentity WHEN 'd' THEN 'IDENTITY' WHEN 'a' THEN 'IDENTITY ALWAYS' END,
-        CASE WHEN attgenerated <> '' THEN 'GENERATED AS ' ELSE 'DEFAULT ' END || pg_get_expr(adbin, adrelid),
-        'COLLATE ' || (SELECT collname FROM pg_collation WHERE oid = nullif(attcollation, typcollation)))
+        CASE WHEN attgenerated <> '' THEN 'GENERATED AS ' ELSE 'DEFAULT ' END || pg_get_expr(adbin, adrelid))
 FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid JOIN pg_type ON pg_type.oid = atttypid
     LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
 WHERE relnamespace = %(schema)s AND relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped

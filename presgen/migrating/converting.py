@@ -12,7 +12,9 @@ from ..status import RUNNING
 from .catalog import Catalog
 
 _COLUMN: Final = re.compile(
-    r"(?P<type>.+?)(?P<required> NOT NULL)?(?P<identity> IDENTITY(?: ALWAYS)?)?(?: DEFAULT (?P<default>.*))?", re.DOTALL
+    r"(?P<type>.+?)(?P<required> NOT NULL)?(?P<identity> IDENTITY(?: ALWAYS)?)?"
+    r"(?: (?:DEFAULT|GENERATED AS) (?P<default>.*))?",
+    re.DOTALL,
 )
 _SEQUENCE: Final = re.compile(r"nextval\('(?P<name>.+)'::regclass\)")
 _NAIVE: Final = re.compile(r"timestamp(\(\d\))? without time zone|date")

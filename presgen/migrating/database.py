@@ -49,7 +49,7 @@ class MigrationDatabase(PostgresPool):
         super().__init__(replace(config, pool_size=1, max_overflow=0, statement_timeout=None, replica_urls=()))
         self._savepoints: list[_Savepoint] = []
         self.has_committed_half = False
-        """Whether something of a migration was committed before its end."""
+        """Whether something was committed since this was last set back, which is when a migration begins."""
 
     def savepoint(self) -> Any:
         return _Savepoint(self)
@@ -71,8 +71,8 @@ class MigrationDatabase(PostgresPool):
             savepoint._begin()  # type: ignore[attr-defined]
 
     def commit(self) -> None:
-        self.has_committed_half = bool(self._savepoints)
         super().commit()
+        self.has_committed_half = True
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         statement = concurrent(sql)

@@ -35,7 +35,6 @@ _SINGULAR: Final = {
     "functions": "function",
     "switches": "switch",
 }
-_INSUFFICIENT_PRIVILEGE: Final = "42501"
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,10 @@ def differences(database: Any, folder: Path, known: Sequence[str], *, other: Col
     """
     with session(database):
         found = catalog(database)
-        return list(compared(declared(database, folder, known), found, other))
+        return compared(_declared(database, folder, known), found, other)
 
 
-def declared(database: Any, folder: Path, known: Sequence[str]) -> Catalog:
+def _declared(database: Any, folder: Path, known: Sequence[str]) -> Catalog:
     """What a database has when the models and migrations have made it; raises ConfigurationError as differences()."""
     recorder = Recorder(folder, database)
     with reading_only(database):
@@ -107,27 +106,24 @@ def _scratch(database: Any) -> Iterator[Any]:
         with pw.SqliteDatabase(":memory:") as memory:
             yield memory
         return
-    try:
-        with session(database), database.atomic() as transaction:
-            scratch = f"presgen_declared_{uuid.uuid4().hex}"
+    with session(database), database.atomic() as transaction:
+        scratch = f"presgen_declared_{uuid.uuid4().hex}"
+        try:
             database.execute_sql(f"CREATE SCHEMA {scratch}")
-            database.execute_sql(f"SET LOCAL search_path = {scratch}")
-            yield database
-            transaction.rollback()
-    except StatementInvalid as error:
-        if error.sqlstate != _INSUFFICIENT_PRIVILEGE:
-            raise
-        raise ConfigurationError(f"to compare, connect as a role that may create a schema: {error}") from None
+        except StatementInvalid as error:
+            raise ConfigurationError(f"to compare, connect as a role that may create a schema: {error}") from None
+        database.execute_sql(f"SET LOCAL search_path = {scratch}")
+        yield database
+        transaction.rollback()
 
 
 def _execute(scratch: Any, sql: str) -> None:
     scratch.execute_sql(sql if is_sqlite(scratch) else sql.replace("%", "%%"))
 
 
-def compared(wanted: Catalog, found: Catalog, other: Collection[str] = ()) -> Iterator[Difference]:
+def compared(wanted: Catalog, found: Catalog, other: Collection[str] = ()) -> list[Difference]:
     """The differences, by table, but for what a pattern of `other` matches."""
-    differences = _compared(wanted, found, other)
-    return iter(sorted(differences, key=lambda one: (one.table, one.kind, one.name)))
+    return sorted(_compared(wanted, found, other), key=lambda one: (one.table, one.kind, one.name))
 
 
 def _compared(wanted: Catalog, found: Catalog, other: Collection[str]) -> Iterator[Difference]:

@@ -8,18 +8,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ..errors import MigrationError, MissingExtra
-from .concurrent import concurrent
+from .concurrent import COMMENT, concurrent
 from .locks import Mode, Tables
-from .phases import phase_of
+from .phases import FIRST_RELEASE, phase_of
 from .recording import NotTold, Recorder
-
-FIRST_RELEASE: Final = "003_create_triggers"
-"""Up to here migrations build the schema from nothing, where nobody is at work yet."""
 
 # What the migrator does anyway (timeouts; undoing what failed), and matters of taste that the specification decides.
 _EXCLUDED: Final = (
@@ -42,6 +40,7 @@ _TAKES_AWAY: Final = re.compile(
     r"(DROP\s+TRIGGER|REVOKE|DELETE\s+FROM|TRUNCATE|DO|ALTER\s+TABLE\s.*\bENABLE\s+ROW\s+LEVEL\s+SECURITY)\b",
     re.IGNORECASE | re.DOTALL,
 )
+_REPLAYED: Final = "code that uses the database begins with `if fake: return`: pw_migrate runs it before each later one"
 _STRONG: Final = (Mode.ACCESS_EXCLUSIVE, Mode.SHARE_ROW_EXCLUSIVE, Mode.SHARE)
 
 
@@ -64,22 +63,28 @@ def findings(folder: Path, known: Sequence[str]) -> list[Finding]:
 
     Those of the first release are looked at as one. Raises MissingExtra without squawk.
     """
-    recorder, tables, found = Recorder(folder), Tables(), []
+    up, down, replayer, tables = Recorder(folder), Recorder(folder), Recorder(folder), Tables()
     first: list[str] = []
+    found = []
     for name in known:
+        is_known_to_replay = _can_be_replayed(replayer, name)
         try:
-            statements = _as_far_as_told(recorder.statements_of, name)
-            undoing = _as_far_as_told(recorder.undoing_statements_of, name)
+            statements = _as_far_as_told(up.statements_of, name)
+            _as_far_as_told(down.statements_of, name)
         except NotTold as error:
             found.append(Finding(name, "cannot-be-told", "", str(error)))
             continue
         if name <= FIRST_RELEASE:
             first += statements
             continue
-        found += [*_phase(name, statements), *_order(name, statements), *_locks(name, statements, tables)]
-        found += [*_replay(name, folder), *_squawk_all(f"{name}, rolled back", undoing, (*_EXCLUDED, *_CONTRACTING))]
         excluded = (*_EXCLUDED, *_CONTRACTING) if phase_of(name) == "contract" else _EXCLUDED
+        found += [*_phase(name, statements), *_order(name, statements), *_locks(name, statements, tables)]
+        found += [] if is_known_to_replay else [Finding(name, "cannot-be-replayed", "", _REPLAYED)]
         found += _squawk_all(name, statements, excluded)
+    for name in reversed([name for name in known if name > FIRST_RELEASE]):
+        with suppress(NotTold):  # which was told of the way up
+            undoing = _as_far_as_told(down.undoing_statements_of, name)
+            found += _squawk_all(f"{name}, rolled back", undoing, (*_EXCLUDED, *_CONTRACTING))
     return [*_squawk(FIRST_RELEASE, first, _EXCLUDED), *found]
 
 
@@ -98,7 +103,7 @@ def _phase(name: str, statements: list[str]) -> Iterator[Finding]:
     if phase is None:
         yield Finding(name, "name-the-phase", "", "its name is to be NNN_expand_… or NNN_contract_…")
     for sql in statements if phase != "contract" else ():
-        if _TAKES_AWAY.match(sql):
+        if _TAKES_AWAY.match(COMMENT.sub(" ", sql).strip()):
             message = "programs of the version before may need it, or it cannot be told: for a migration that contracts"
             yield Finding(name, "takes-away", sql, message)
 
@@ -123,15 +128,12 @@ def _locks(name: str, statements: list[str], tables: Tables) -> Iterator[Finding
             held |= {lock.table} if is_strong else set()
 
 
-def _replay(name: str, folder: Path) -> Iterator[Finding]:
-    """What pw_migrate makes of the file each time that a later one is applied."""
+def _can_be_replayed(replayer: Recorder, name: str) -> bool:
+    """Whether pw_migrate, which runs the file again before each later one, finds nothing in it that needs rows."""
     try:
-        leaves_alone = Recorder(folder).replay(name)
+        return replayer.replay(name)
     except Exception:  # whatever the file's code raises
-        leaves_alone = False
-    if not leaves_alone:
-        message = "code that uses the database begins with `if fake: return`: pw_migrate runs it before each later one"
-        yield Finding(name, "cannot-be-replayed", "", message)
+        return False
 
 
 def _squawk_all(name: str, statements: list[str], excluded: Sequence[str]) -> Iterator[Finding]:

@@ -1,10 +1,12 @@
-"""The phases of a change that programs of two versions live through, as the names of migrations tell them."""
+"""What the names of migrations tell: the first release's, and the phases that programs of two versions live through."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
+FIRST_RELEASE: Final = "003_create_triggers"
+"""Up to here migrations build the schema from nothing, where nobody is at work yet."""
 _PHASED: Final = re.compile(r"\d{3}_(?P<phase>expand|contract)_\w+")
 
 

@@ -31,9 +31,9 @@ class PlannedStep:
 
 
 def plan(
-    database: Any, folder: Path, known: Sequence[str], steps: Sequence[str], *, undoing: bool = False
+    database: Any, folder: Path, applied: Sequence[str], steps: Sequence[str], *, undoing: bool = False
 ) -> list[PlannedStep]:
-    """What the steps would do, in their order, as far as that can be told; nothing is written."""
+    """What the steps would do after what is applied, in their order, as far as that can be told; writes nothing."""
     recorder, tables = Recorder(folder, database), Tables()
 
     def planned(name: str, statements: Callable[[str], list[str]]) -> PlannedStep:
@@ -47,7 +47,7 @@ def plan(
         return PlannedStep(name, tuple(map(PlannedStatement, told, locks)), problem)
 
     with reading_only(database):
-        for name in known if undoing else known[: known.index(steps[0])] if steps else ():
+        for name in applied:
             planned(name, recorder.statements_of)
         tables.created.clear()
         found = []

@@ -16,7 +16,7 @@ from psycopg2.extensions import adapt
 
 from ..clock import is_sqlite
 from ..context import session
-from ..errors import MigrationError, PresgenError
+from ..errors import MigrationError
 from ..reading import Kind, kind_of
 
 
@@ -177,10 +177,10 @@ def _with_values(sql: str, params: Any, *, placeholder: str) -> str:
 
 
 def _literal(value: Any) -> str:
+    if isinstance(value, list):
+        return f"ARRAY[{', '.join(map(_literal, value))}]"
     adapted = adapt(value)
     if isinstance(value, str):
         adapted.encoding = "utf-8"
-    try:
-        return str(adapted.getquoted().decode())
-    except (AttributeError, PresgenError):
-        return repr(value)
+    quoted: bytes = adapted.getquoted()
+    return quoted.decode()

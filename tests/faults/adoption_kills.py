@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from killing import Violation, forked, in_child, steps_until, was_killed
+from killing import created_database, forked, in_child, require_same, steps_until, was_killed
 
 from presgen import DatabaseManager, models
 from presgen.database import PostgresPool
@@ -49,9 +49,7 @@ def kill_everywhere(new_database: Callable[[], str], fill: Fill, *, every: int =
         if is_killed:
             in_child(lambda url=url: _adopt(url))
         found = in_child(lambda url=url: _state(url))
-        if found != expected:
-            differs = next(key for key in expected if found[key] != expected[key])
-            raise Violation(f"after a kill at step {step} there are other {differs}")
+        require_same(found, expected, step)
         if not is_killed:
             return step - 1
     raise AssertionError
@@ -83,21 +81,21 @@ def _rows(model: Any) -> Any:
 # Deliberate bugs.
 
 
-def _records_first() -> None:
-    """The migrations count as applied before the tables are converted."""
+def _commits_each_step() -> None:
+    """What is done is committed step by step, as if an adoption could go on in the middle."""
     run = adoption.Adoption.run
 
-    def record_and_run(self: Any, progress: Any = None) -> None:
-        Migrator(self._database)._router().model.insert_many(
-            [{"name": name} for name in Migrator(self._database).known()]
-        ).execute()
-        run(self, progress)
+    def run_in_steps(self: Any, progress: Any = None) -> None:
+        def commit(*_: int) -> None:
+            self._database.commit()
+            self._database.begin()
 
-    adoption.Adoption.run = record_and_run  # type: ignore[method-assign]
-    Migrator._record_adopted = lambda self: None  # type: ignore[method-assign]
+        run(self, commit)
+
+    adoption.Adoption.run = run_in_steps  # type: ignore[method-assign]
 
 
-MUTANTS: Final[dict[str, Callable[[], None]]] = {"records first": _records_first}
+MUTANTS: Final[dict[str, Callable[[], None]]] = {"commits each step": _commits_each_step}
 
 
 def main() -> None:
@@ -112,17 +110,8 @@ def main() -> None:
         root.chmod(0o755)
         numbers = count(1)
         with EmbeddedServer(root / "server") as server:
-            kills = kill_everywhere(lambda: _created(server.url, next(numbers)), fill_database)
+            kills = kill_everywhere(lambda: created_database(server.url, next(numbers)), fill_database)
     print(json.dumps({"kills": kills}))
-
-
-def _created(url: str, number: int) -> str:
-    def create() -> None:
-        with DatabaseManager(url) as manager:
-            manager.database.execute_sql(f"CREATE DATABASE kill_{number}")
-
-    in_child(create)
-    return url.rpartition("/")[0] + f"/kill_{number}"
 
 
 if __name__ == "__main__":

@@ -63,9 +63,9 @@ def kill_everywhere(url: str, path: Path, *, jobs: int, batch: int, mutant: str 
     kills = {}
     for name, work in (("archive", archive_all), ("restore", restore_all)):
         for step in count(1):
-            was_killed = _killed_at(step, url, work, mutant)
+            is_killed = _killed_at(step, url, work, mutant)
             found = in_child(lambda: _checked(url, path, jobs))
-            if not was_killed:
+            if not is_killed:
                 break
         kills[name] = step - 1
         if name == "archive":

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+from presgen import DatabaseManager
+
 
 class Violation(Exception):
     """Something is lost, there twice, or half."""
@@ -62,22 +64,34 @@ def in_child(work: Callable[[], Any]) -> Any:
     return answer["result"]
 
 
-def steps_until(last: int | None, *, on_second: Callable[[], Any] = lambda: None) -> Callable[[Any], Any]:
-    """A wrapper for functions each call of which is a step: this process is killed before step number `last`.
-
-    `on_second` is called when the first step is done.
-    """
+def steps_until(last: int) -> Callable[[Any], Any]:
+    """A wrapper for functions each call of which is a step: this process is killed before step number `last`."""
     numbers = count(1)
 
     def stepping(function: Any) -> Any:
         def stepped(*arguments: Any, **options: Any) -> Any:
-            number = next(numbers)
-            if number == 2:
-                on_second()
-            if number == last:
+            if next(numbers) == last:
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*arguments, **options)
 
         return stepped
 
     return stepping
+
+
+def created_database(url: str, number: int) -> str:
+    """A new database on a server, made in a process of its own; gives its URL."""
+
+    def create() -> None:
+        with DatabaseManager(url) as manager:
+            manager.database.execute_sql(f"CREATE DATABASE kill_{number}")
+
+    in_child(create)
+    return url.rpartition("/")[0] + f"/kill_{number}"
+
+
+def require_same(found: dict[str, Any], expected: dict[str, Any], step: int) -> None:
+    """Raise Violation unless a process that was killed at a step, and another one, have left what is expected."""
+    for name in expected:
+        if found[name] != expected[name]:
+            raise Violation(f"after a kill at step {step} there are other {name}")

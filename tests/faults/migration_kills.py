@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from killing import Violation, forked, in_child, steps_until, was_killed
+from killing import created_database, forked, in_child, require_same, steps_until, was_killed
 
 from presgen import DatabaseManager, User, migrator
 from presgen.database import PostgresPool
@@ -41,8 +42,7 @@ def kill_everywhere(new_database: NewDatabase, folder: Path, *, every: int = 1, 
         in_child(lambda url=url: _fill(url))
         is_killed = _killed_at(step, url, folder, mutant)
         found = in_child(lambda url=url: _state(url, folder))
-        if found != expected:
-            raise Violation(f"after a kill at step {step}: {_what_differs(found, expected)}")
+        require_same(found, expected, step)
         if not is_killed:
             return step - 1
     raise AssertionError
@@ -52,24 +52,32 @@ def _killed_at(step: int, url: str, folder: Path, mutant: str | None) -> bool:
     """Whether the first migrator is killed before its step of that number; the second one has come through."""
     has_turn, is_there = os.pipe(), os.pipe()
 
-    def take_turn_and_wait_for_the_other() -> None:
-        os.write(has_turn[1], b"x")
-        os.read(is_there[0], 1)
-
-    def migrate(stepping: Callable[[Any], Any]) -> None:
+    def migrate(stepping: Callable[[Any], Any], turns: Callable[[Any], Any]) -> None:
         for owner in (PostgresPool, SqliteFile):
             for name in ("execute_sql", "begin", "commit"):
                 setattr(owner, name, stepping(getattr(owner, name)))
-        _migrate(url, folder, mutant)
+        MUTANTS.get(mutant or "", lambda: None)()
+        migrator.exclusive = turns(migrator.exclusive)  # type: ignore[attr-defined]
+        _migrate(url, folder)
 
-    def tell_at_once(function: Any) -> Any:
+    def wait_in_turn(exclusive: Any) -> Any:
+        @contextmanager
+        def waiting(database: Any) -> Iterator[None]:
+            with exclusive(database):
+                os.write(has_turn[1], b"x")
+                os.read(is_there[0], 1)
+                yield
+
+        return waiting
+
+    def tell(exclusive: Any) -> Any:
         os.write(is_there[1], b"x")
-        return function
+        return exclusive
 
-    first = forked(lambda: migrate(steps_until(step, on_second=take_turn_and_wait_for_the_other)))
+    first = forked(lambda: migrate(steps_until(step), wait_in_turn))
     os.close(has_turn[1])
     os.read(has_turn[0], 1)  # or its end, when it died before
-    second = forked(lambda: migrate(tell_at_once))
+    second = forked(lambda: migrate(lambda function: function, tell))
     try:
         is_killed = was_killed(first)
     finally:
@@ -79,8 +87,7 @@ def _killed_at(step: int, url: str, folder: Path, mutant: str | None) -> bool:
     return is_killed
 
 
-def _migrate(url: str, folder: Path, mutant: str | None = None) -> None:
-    MUTANTS.get(mutant or "", lambda: None)()
+def _migrate(url: str, folder: Path) -> None:
     with DatabaseManager(url) as manager:
         Migrator(manager.database, folder).migrate()
 
@@ -102,10 +109,6 @@ def _state(url: str, folder: Path) -> Any:
         rows = connected.execute_sql("SELECT id, name, nickname FROM users ORDER BY id").fetchall()
         schema = {kind: sorted(things) for kind, things in catalog(connected).items()}
         return {"applied": Migrator(connected, folder).applied(), "rows": rows, **schema}
-
-
-def _what_differs(found: Any, expected: Any) -> str:
-    return next(f"{key}: {found[key]}" for key in expected if found[key] != expected[key])
 
 
 # Deliberate bugs.
@@ -154,17 +157,8 @@ def main() -> None:
         numbers = count(1)
         kills = {"sqlite": kill_everywhere(lambda: f"sqlite:///{root}/{next(numbers)}.db", folder)}
         with EmbeddedServer(root / "server") as server:
-            kills["postgresql"] = kill_everywhere(lambda: _created(server.url, next(numbers)), folder)
+            kills["postgresql"] = kill_everywhere(lambda: created_database(server.url, next(numbers)), folder)
     print(json.dumps({"kills": kills}))
-
-
-def _created(url: str, number: int) -> str:
-    def create() -> str:
-        with DatabaseManager(url) as manager:
-            manager.database.execute_sql(f"CREATE DATABASE kill_{number}")
-        return url.rpartition("/")[0] + f"/kill_{number}"
-
-    return str(in_child(create))
 
 
 if __name__ == "__main__":

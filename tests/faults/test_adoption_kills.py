@@ -1,4 +1,4 @@
-"""SIGKILL at any step of an adoption: begun again it ends as one that was not disturbed.
+"""SIGKILL at any step of an adoption: done anew it ends as one that was not disturbed.
 
 Every step: python -m adoption_kills, which `tox -e faults` runs.
 """
@@ -13,7 +13,7 @@ from fixtures.sqlalchemy_rows import fill_database
 from killing import Violation
 
 
-def test_no_kill_keeps_an_adoption_from_being_gone_on_with(postgresql: str, new_database: Callable[..., str]) -> None:
+def test_a_killed_adoption_was_not_there_and_is_done_anew(postgresql: str, new_database: Callable[..., str]) -> None:
     assert kill_everywhere(new_database, fill_database, every=9) > 60
 
 

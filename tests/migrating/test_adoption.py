@@ -470,25 +470,37 @@ def test_moments_are_those_of_the_time_zone_that_they_were_written_in(postgresql
         assert User.get_by_id(1).created_at == START.replace(tzinfo=timezone.utc) - timedelta(hours=1)
 
 
-def test_what_cannot_be_adopted_says_why(postgresql: str, empty_url: str) -> None:
+USERS = "CREATE TABLE users (id serial PRIMARY KEY, name text); "
+VOICES = "CREATE TABLE voice_clones (id serial PRIMARY KEY, name text, s3_path text, owner_id int); "
+NOT_ADOPTABLE = [
+    ("", "no tables users and voice_clones to adopt; .* presgen migrate"),
+    (USERS, "no tables users and voice_clones to adopt"),
+    (USERS + "CREATE TABLE voice_clones (id int, name text, s3_path text)", "voice_clones has no column owner_id"),
+    ("CREATE TABLE users (id uuid PRIMARY KEY, name text); " + VOICES, "ids of users are uuid, and have to be whole"),
+    (
+        USERS + VOICES + "CREATE TABLE presentation_jobs (id int, s3_pptx_path text, owner_id int, voice_clone_id int)",
+        "presentation_jobs has no column status",
+    ),
+]
+
+
+@pytest.mark.parametrize(("script", "said"), NOT_ADOPTABLE)
+def test_what_cannot_be_adopted_says_why(postgresql: str, empty_url: str, script: str, said: str) -> None:
     with DatabaseManager(empty_url) as manager:
-        with pytest.raises(MigrationError, match="no tables users and voice_clones to adopt; .* presgen migrate"):
-            manager.migrations.adopt()
-        for table, columns, said in (
-            ("voice_clones", "id serial PRIMARY KEY, name text, s3_path text", "voice_clones has no column owner_id"),
-            ("voice_clones", "id serial, name text, s3_path text, owner_id int", None),
-            ("users", "id uuid PRIMARY KEY, name text", "the ids of users are uuid, and have to be whole numbers"),
-            ("users", "id serial, name text", "no column status"),
-        ):
-            for made, of in (("users", "id serial PRIMARY KEY, name text"), (table, columns)):
-                manager.database.execute_sql(f"DROP TABLE IF EXISTS {made}; CREATE TABLE {made} ({of})")
-            if said == "no column status":
-                manager.database.execute_sql(
-                    "CREATE TABLE presentation_jobs (id int, s3_pptx_path text, owner_id int, voice_clone_id int)"
-                )
-            if said is not None:
-                with pytest.raises(MigrationError, match=said):
-                    manager.migrations.adoption_plan()
+        if script:
+            manager.database.execute_sql(script)
+        with pytest.raises(MigrationError, match=said):
+            manager.migrations.adoption_plan()
+
+
+def test_tables_without_moments_are_adopted(postgresql: str, empty_url: str) -> None:
+    with DatabaseManager(empty_url) as manager:
+        manager.database.execute_sql(USERS + VOICES + "INSERT INTO users (name) VALUES ('Ada')")
+        manager.migrations.adopt()
+        assert User.get().created_at == User.get().updated_at
+
+
+def test_sqlite_is_not_adopted() -> None:
     with DatabaseManager("sqlite:///:memory:") as manager, pytest.raises(ConfigurationError, match="PostgreSQL"):
         manager.migrations.adopt()
 

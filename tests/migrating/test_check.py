@@ -69,7 +69,7 @@ def test_changes_are_found(own: DatabaseManager, backend: str, sql: str, said: s
     own.database.execute_sql(sql.format(touch=touch))
     (difference,) = own.schema_differences()
     assert str(difference).startswith(said.format(touch_name=name))
-    assert (difference.declared is not None) is is_fault
+    assert difference.is_fault is is_fault
 
 
 @pytest.mark.parametrize(("sql", "said", "is_fault"), ON_POSTGRESQL)
@@ -79,7 +79,7 @@ def test_changes_are_found_on_postgresql(
     own.database.execute_sql(sql)
     found = own.schema_differences()
     assert any(said in str(difference) for difference in found)
-    assert any(difference.declared is not None for difference in found) is is_fault
+    assert any(difference.is_fault for difference in found) is is_fault
     assert not own.database.execute_sql("SELECT 1 FROM pg_namespace WHERE nspname LIKE 'presgen%%'").fetchall()
 
 

@@ -287,6 +287,7 @@ def rollback(migrator, database, *, fake=False):
     with DatabaseManager(url) as manager:
         migrator = Migrator(manager.database, folder)
         assert len(migrator.plan()) == 2
+        assert not [one for one in migrator.lint() if one.rule in ("cannot-be-told", "cannot-be-replayed")]
         migrator.migrate("004_expand_tags")
         migrator.migrate()
         assert [column.name for column in manager.database.get_columns("tags")] == ["id", "name", "note"]
@@ -303,6 +304,23 @@ def test_an_error_of_a_migrations_code_names_the_migration(url: str, tmp_path: P
         pytest.raises(MigrationError, match="004_expand_x failed and was undone: 'x'"),
     ):
         Migrator(manager.database, folder).migrate()
+
+
+def test_what_a_migrations_code_has_committed_is_told(postgresql: str, url: str, tmp_path: Path) -> None:
+    body = """
+def migrate(migrator, database, *, fake=False):
+    if fake:
+        return
+    database.execute_sql("ALTER TABLE users ADD COLUMN nickname text")
+    database.commit()
+    database.begin()
+    raise ValueError("halfway")
+"""
+    folder = write_later_migrations(tmp_path, **{"004_expand_x": body})
+    with DatabaseManager(url) as manager:
+        with pytest.raises(MigrationError, match="004_expand_x failed, but what it had committed is there: halfway"):
+            Migrator(manager.database, folder).migrate()
+        assert "nickname" in str(catalog(manager.database)["columns"])
 
 
 def test_a_name_that_the_router_does_not_know_is_none(url: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from fixtures.later_migrations import LATER, write_later_migrations
 
 from presgen import DatabaseConfig, DatabaseManager, User
-from presgen.migrating.locks import Mode, Tables
+from presgen.migrating.locks import Lock, Mode, Tables
 from presgen.migrator import Migrator
 
 # Each on fresh copies of these; measured one after the other.
@@ -164,9 +164,7 @@ def test_a_plan_is_what_is_executed_afterwards_and_changes_nothing(
         assert statements[0].sql == "ALTER TABLE users ADD COLUMN nickname TEXT"
         assert any(statement.sql.startswith("UPDATE users SET nickname") for statement in statements)
         if backend != "sqlite":
-            assert [str(lock) for lock in statements[0].locks] == [
-                "Lock(table='users', mode=<Mode.ACCESS_EXCLUSIVE: 'AccessExclusiveLock'>)"
-            ]
+            assert statements[0].locks == (Lock("users", Mode.ACCESS_EXCLUSIVE),)
         with caplog.at_level(logging.DEBUG, "database"):
             migrator.migrate()
         executed = "\n".join(record.getMessage() for record in caplog.records if record.levelno == logging.DEBUG)
@@ -208,7 +206,14 @@ def migrate(migrator, database, *, fake=False):
 
 @pytest.mark.parametrize(
     ("value", "literal"),
-    [("None", "NULL"), ("True", "true"), ("[1, 2]", "ARRAY[1,2]"), ('"it\'s"', "'it''s'"), ("3.5", "3.5")],
+    [
+        ("None", "NULL"),
+        ("True", "true"),
+        ("[1, 2]", "ARRAY[1, 2]"),
+        ('["\u00e9"]', "ARRAY['\u00e9']"),
+        ('"it\'s"', "'it''s'"),
+        ("3.5", "3.5"),
+    ],
 )
 def test_values_are_shown_as_literals(postgresql: str, url: str, tmp_path: Path, value: str, literal: str) -> None:
     body = f"def migrate(migrator, database, *, fake=False):\n    migrator.sql('SELECT %s', {value})\n"
