@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from click.testing import CliRunner
 from fixtures.partitioned import SIZE, enqueue, go_on_at
 from fixtures.tenants import Tenancy, with_voice_and_job
+from fixtures.waiting import wait_until
 
 from presgen import (
     DatabaseConfig,
@@ -168,6 +170,28 @@ def test_partitions_are_created_ahead(partitioned: DatabaseManager) -> None:
         ConfigurationError, match="presentation_jobs_from_381, which takes whatever nobody has foreseen"
     ):
         partitions.advance(partitioned)
+
+
+def test_a_row_that_is_written_meanwhile_is_not_dropped_with_its_partition(partitioned: DatabaseManager) -> None:
+    """The last partition is empty for whoever looks before the writer has committed."""
+    go_on_at(partitioned, 140)
+    enqueue()
+    with ThreadPoolExecutor(1) as pool, closing(psycopg2.connect(partitioned.config.url)) as looking:
+        looking.autocommit = True
+
+        def is_waiting() -> bool:
+            cursor = looking.cursor()
+            cursor.execute("SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'LOCK TABLE%'")
+            return bool(cursor.rowcount)
+
+        with partitioned.transaction():
+            go_on_at(partitioned, 400)
+            (job,) = enqueue()
+            done = pool.submit(partitions.advance, partitioned, size=SIZE)
+            wait_until(is_waiting)
+        with pytest.raises(ConfigurationError, match="has rows already"):
+            done.result(timeout=30)
+    assert PresentationJob.get_by_id(job.id) == job
 
 
 def test_what_was_emptied_gives_its_space_back_and_its_place_stays(

@@ -81,8 +81,20 @@ def prepare(database: Any, size: int | None) -> None:
 def briefly(database: Any) -> Iterator[None]:
     """A transaction that waits no longer for a lock than a migration does, for others wait behind it."""
     with database.atomic():
-        database.execute_sql("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
+        _limit_waiting(database)
         yield
+
+
+def lock(database: Any) -> None:
+    """Keep everybody from the tables until the caller's transaction ends; waits no longer than a migration does."""
+    _limit_waiting(database)
+    for statement in _LOCKS:
+        database.execute_sql(statement)
+
+
+def _limit_waiting(database: Any) -> None:
+    # No query: that would be where a transaction's snapshot begins, before the lock.
+    database.execute_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
 
 
 def partition_jobs(database: Any, size: int | None) -> None:
@@ -114,8 +126,7 @@ def add_partition(database: Any, own: Belongings, start: int, end: int | None) -
 
 
 def _partition(database: Any, table: str, size: int | None) -> None:
-    for lock in _LOCKS:
-        database.execute_sql(lock)
+    lock(database)
     own, first = belongings_of(database, table), f"{table}_first"
     end = _range_of(database, table)
     if end is None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from ...errors import ConfigurationError
 from .belongings import belongings_of
-from .conversion import add_partition
+from .conversion import add_partition, lock
 from .ranges import AHEAD, EVENTS, JOBS, Partition, last_id, month_of_ids, partitions_of
 
 _HAS_ROWS: Final = "SELECT EXISTS (SELECT 1 FROM {name})"
@@ -28,10 +28,12 @@ def advance(manager: Any, *, size: int | None = None) -> list[str]:
     partition, which takes whatever comes after the others, has rows: nothing can be put before it then.
     """
     status(manager)
-    return manager.run_in_transaction(lambda: _advance(manager.database, size))  # type: ignore[no-any-return]
+    room = size or month_of_ids(manager.database)
+    return manager.run_in_transaction(lambda: _advance(manager.database, room))  # type: ignore[no-any-return]
 
 
-def _advance(database: Any, size: int | None) -> list[str]:
+def _advance(database: Any, size: int) -> list[str]:
+    lock(database)  # first, so that what others have written meanwhile is seen
     jobs, events = belongings_of(database, JOBS), belongings_of(database, EVENTS)
     found = partitions_of(database)
     last = last_id(database, jobs.sequence)
@@ -41,7 +43,7 @@ def _advance(database: Any, size: int | None) -> list[str]:
     rest = found[-1]
     if database.execute_sql(_HAS_ROWS.format(name=rest.name)).fetchone()[0]:
         raise ConfigurationError(f"{rest.name}, which takes whatever nobody has foreseen, has rows already")
-    size, start = size or month_of_ids(database), rest.start
+    start = rest.start
     _drop(database, rest)
     created = []
     for _ in range(AHEAD - ahead):
@@ -65,6 +67,7 @@ def compact(manager: Any) -> list[str]:
 
 
 def _compact(database: Any) -> list[str]:
+    lock(database)
     jobs, events = belongings_of(database, JOBS), belongings_of(database, EVENTS)
     last = last_id(database, jobs.sequence)
     compacted = []
