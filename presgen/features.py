@@ -18,7 +18,7 @@ from .validation import shown
 if TYPE_CHECKING:
     from .migrating.drift import Difference
 
-FEATURES: Final = ("notify", "audit", "tenancy", "encryption", "archive", "search", "partitions")
+FEATURES: Final = ("notify", "audit", "tenancy", "encryption", "archive", "search")
 """The modules of `presgen.ext` that are features; listing them needs none of their libraries."""
 
 # CREATE TRIGGER waits for the writers at work, and while it waits all others wait behind it.
@@ -29,11 +29,11 @@ _INSUFFICIENT_PRIVILEGE: Final = "42501"
 class Feature(Protocol):
     """What a feature's module has. Each function runs in a transaction, and may run again and again.
 
-    It may also have `prepare(database, **options)` and `finish(database)`, for what is done outside a transaction;
-    `STORES`, the words for what is lost when it is uninstalled; `SECRETS`, (table, column) pairs that are secret once
-    it is installed; `CHANGES`, patterns of the names that it adds to presgen's tables, or has otherwise than the models
-    do; and `forget(database, table, column)`, which masks what the feature itself has recorded of such a column, and
-    does nothing where that is nothing.
+    It may also have `finish(database)`, for what PostgreSQL does outside a transaction only; `STORES`, the words for
+    what is lost when it is uninstalled; `SECRETS`, (table, column) pairs that are secret once it is installed;
+    `CHANGES`, patterns of the names that it adds to presgen's tables, or has otherwise than the models do; and
+    `forget(database, table, column)`, which masks what the feature itself has recorded of such a column, and does
+    nothing where that is nothing.
     """
 
     COST: str
@@ -73,16 +73,6 @@ def install_feature(database: Any, name: str, **options: Any) -> None:
         feature.install(database, **options)
         for table, column in getattr(feature, "SECRETS", ()):
             forget_column(database, table, column)
-
-
-def prepare_feature(database: Any, name: str, **options: Any) -> None:
-    """Do what comes before the transaction of install_feature(); raises ConfigurationError."""
-    feature = find_feature(name)
-    prepare = getattr(feature, "prepare", None)
-    if prepare is not None:
-        _require_known(name, feature.install, options)
-        with session(database):
-            prepare(database, **options)
 
 
 def finish_feature(database: Any, name: str) -> None:

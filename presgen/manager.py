@@ -30,7 +30,6 @@ from .features import (
     finish_feature,
     install_feature,
     installed_features,
-    prepare_feature,
     schema_differences,
     uninstall_feature,
 )
@@ -260,7 +259,6 @@ class DatabaseManager:
         `options` are those of the feature's own `install()`. Raises ConfigurationError for a feature or an option that
         does not exist, or not on this backend.
         """
-        prepare_feature(self.database, feature, **options)
         self.run_in_transaction(lambda: install_feature(self.database, feature, **options))
         finish_feature(self.database, feature)
 

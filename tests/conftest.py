@@ -26,5 +26,4 @@ pytest_plugins = [
     "fixtures.encrypted",
     "fixtures.replicas",
     "fixtures.later_migrations",
-    "fixtures.partitioned",
 ]

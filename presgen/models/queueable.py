@@ -52,9 +52,9 @@ class Queueable:
                 & (cls.idempotency_key == row[cls.idempotency_key])
                 & cls.status.in_(UNFINISHED)
             )
-            while True:  # until there is a twin, or none: it may come, or be finished, between the two statements
-                # Looked for first: of one in another partition PostgreSQL knows no conflict.
-                job = cls.get_or_none(twin) or next(iter(insert.on_conflict(action="nothing").execute()), None)
+            while True:  # until there is a twin, or none: it may be finished between the two statements
+                inserted = insert.on_conflict(action="nothing").execute()
+                job = next(iter(inserted), None) or cls.get_or_none(twin)
                 if job is not None and job.deleted_at is not None:
                     raise ConstraintViolation(
                         f"job {job.id} has the idempotency key, is not finished and was deleted; cancel it first",

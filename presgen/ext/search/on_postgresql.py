@@ -62,7 +62,6 @@ WHERE pronamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass(
 ORDER BY 1
 """
 _IS_VALID: Final = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)"
-_IS_PARTITIONED: Final = "SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass(%s)"
 _PARTS: Final = """
 SELECT count(*)
 FROM pg_index JOIN pg_class AS index ON index.oid = indexrelid
@@ -101,10 +100,8 @@ def finish(database: Any) -> None:
     """Build the indexes, outside a transaction without blocking writers; one that was broken off is built anew."""
     schema = schema_of(database)
     with exclusive(database):
+        concurrently = "" if database.in_transaction() else "CONCURRENTLY"
         for subject in SUBJECTS:
-            is_partitioned = database.execute_sql(_IS_PARTITIONED, (subject.table,)).fetchone()[0]
-            # PostgreSQL builds one over partitions in no other way.
-            concurrently = "" if database.in_transaction() or is_partitioned else "CONCURRENTLY"
             index = f"{schema}.{subject.index}"
             if database.execute_sql(_IS_VALID, (index,)).fetchone() == (False,):
                 database.execute_sql(f"DROP INDEX {concurrently} {index}")
