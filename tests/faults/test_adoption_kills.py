@@ -14,10 +14,10 @@ from killing import Violation
 
 
 def test_a_killed_adoption_was_not_there_and_is_done_anew(postgresql: str, new_database: Callable[..., str]) -> None:
-    assert kill_everywhere(new_database, fill_database, every=9) > 60
+    assert kill_everywhere(new_database, fill_database, every=29) > 60
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_the_checker_notices_what_is_wrong(postgresql: str, new_database: Callable[..., str], mutant: str) -> None:
     with pytest.raises(Violation):
-        kill_everywhere(new_database, fill_database, every=9, mutant=mutant)
+        kill_everywhere(new_database, fill_database, every=29, mutant=mutant)
