@@ -156,6 +156,20 @@ def test_damage_is_found_by_restoring_too(made: Path, db: DatabaseManager, folde
         backup.verify(folder, name=manifest["name"], manager=db)
 
 
+def test_a_damaged_manifest_keeps_nobody_from_the_other_backups(
+    db: DatabaseManager, folder: Path, new_manager: Callable[[], DatabaseManager]
+) -> None:
+    made = backup.create(db, folder)
+    old = "presgen-20200101T000000Z-00000000"
+    (folder / f"{old}.json").write_text("{")
+    assert backup.restore(new_manager(), folder).name == made.name
+    assert backup.verify(folder, name=made.name, manager=db) == made
+    with pytest.raises(BackupError, match="is damaged"):
+        backup.verify(folder, name=old, manager=db)
+    with pytest.raises(BackupError, match="is damaged"):
+        backup.rotate(folder)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"name": "x"}'])
 def test_a_damaged_manifest_is_an_error(made: Path, content: str) -> None:
     made.with_suffix(".json").write_text(content)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ...durable import created, sha256_of, sync_file
 from ...errors import BackupError, ValidationError
@@ -30,23 +30,26 @@ class Folder:
 
     def manifests(self) -> list[Manifest]:
         """The backups, oldest first; raises FileNotFoundError for a folder that is missing."""
-        found = [
-            Manifest.from_json(path.read_text(errors="replace"), name=name, source=path.name)
-            for name, path in self._files(_MANIFEST)
-        ]
-        return sorted(found, key=lambda manifest: (manifest.moment, manifest.name))
+        return sorted(map(self._read, dict(self._files(_MANIFEST))), key=_age)
 
     def named(self, name: str | None) -> Manifest:
-        """The backup of that name, or the latest; raises BackupError where it is missing."""
-        manifests = self.manifests()
-        if not manifests:
+        """The backup of that name, or the latest; raises BackupError where it is missing.
+
+        No other manifest is read, so that a damaged one keeps nobody from the rest.
+        """
+        names = sorted(found for found, _ in self._files(_MANIFEST))
+        if not names:
             raise BackupError(f"{self.path} has no backup")
-        for manifest in manifests:
-            if manifest.name == name:
-                return manifest
-        if name is None:
-            return manifests[-1]
-        raise BackupError(f"{self.path} has no backup {name[:80]!r}; see: presgen backup list")
+        if name is not None:
+            if name not in names:
+                raise BackupError(f"{self.path} has no backup {name[:80]!r}; see: presgen backup list")
+            return self._read(name)
+        second = names[-1].rpartition("-")[0]  # in which there may have been several
+        return max(map(self._read, (found for found in names if found.startswith(second))), key=_age)
+
+    def _read(self, name: str) -> Manifest:
+        path = self.path / (name + _MANIFEST)
+        return Manifest.from_json(path.read_text(errors="replace"), name=name, source=path.name)
 
     def file_of(self, manifest: Manifest) -> Path:
         """The backup's file; raises BackupError for one that is not byte for byte what was written."""
@@ -116,3 +119,7 @@ class Folder:
         """The files of that kind, with their backups' names."""
         found = [(match, name) for name in os.listdir(self.path) if (match := _NAME.fullmatch(name))]
         return [(match["name"], self.path / name) for match, name in found if match["kind"] == kind]
+
+
+def _age(manifest: Manifest) -> tuple[Any, str]:
+    return manifest.moment, manifest.name
