@@ -91,6 +91,17 @@ def test_a_damaged_manifest_is_an_error(archived: Path, content: str) -> None:
         archive.manifests(archived.parent)
 
 
+def test_a_damaged_manifest_keeps_nobody_from_verifying_the_other_archives(archived: Path) -> None:
+    (archived.parent / "jobs-20200101T000000000000Z-00000000.json").write_text("{")
+    damaged = bytearray(archived.read_bytes())
+    damaged[50] ^= 1
+    archived.write_bytes(damaged)
+    said = [str(error) for error in archive.verify(archived.parent)]
+    assert len(said) == 2
+    assert "is no manifest of an archive, or is damaged" in said[0]
+    assert archived.name in said[1]
+
+
 def test_a_manifest_of_a_later_presgen_is_refused(archived: Path) -> None:
     manifest = archive.manifests(archived.parent)[0]
     text = json.dumps({**manifest.as_dict(), "format": 2, "new": True})

@@ -73,10 +73,16 @@ class Folder:
 
     def sealed(self) -> list[Manifest]:
         """The archives, in the order of their names; raises FileNotFoundError for a folder that is missing."""
-        return [
-            Manifest.from_json(path.read_text(errors="replace"), name=name, source=path.name)
-            for name, path in self._files(_MANIFEST)
-        ]
+        return [self.read(name) for name in self.names()]
+
+    def names(self) -> list[str]:
+        """The names of the archives, in their order; raises FileNotFoundError for a folder that is missing."""
+        return [name for name, _ in self._files(_MANIFEST)]
+
+    def read(self, name: str) -> Manifest:
+        """The manifest of one archive; raises ArchiveError for a damaged one."""
+        path = self.path / (name + _MANIFEST)
+        return Manifest.from_json(path.read_text(errors="replace"), name=name, source=path.name)
 
     def unsealed(self) -> list[Manifest]:
         """What was written whole and has no name yet; a manifest that was not is set aside."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from ...errors import ArchiveError
@@ -22,21 +22,22 @@ def verify(
     those that it has written and that are in this folder no more. `progress(done, total)` counts archives.
     """
     source = Folder(folder)
-    archives = source.sealed()
+    names = source.names()
     if manager is not None:
         catalog.database_id(manager.database)  # which raises where the feature is not installed
     found: list[ArchiveError] = []
-    for number, manifest in enumerate(archives, start=1):
-        found += _damage(source, manifest, manager)
+    for number, name in enumerate(names, start=1):
+        found += _damage(source, name, manager)
         if progress is not None:
-            progress(number, len(archives))
+            progress(number, len(names))
     if manager is not None:
-        found += _missing(manager, archives)
+        found += _missing(manager, names)
     return found
 
 
-def _damage(folder: Folder, manifest: Manifest, manager: DatabaseManager | None) -> Iterator[ArchiveError]:
+def _damage(folder: Folder, name: str, manager: DatabaseManager | None) -> Iterator[ArchiveError]:
     try:
+        manifest = folder.read(name)
         folder.require_intact(manifest)
         lines = [rows.decoded(text, source=manifest.file) for text in folder.lines(manifest)]
         job_ids = [line["job"]["id"] for line in lines]
@@ -60,10 +61,9 @@ def _require_here_alone(manager: DatabaseManager, manifest: Manifest, job_ids: l
         )
 
 
-def _missing(manager: DatabaseManager, archives: list[Manifest]) -> Iterator[ArchiveError]:
+def _missing(manager: DatabaseManager, names: Collection[str]) -> Iterator[ArchiveError]:
     with manager.session() as database:
         known = catalog.known(database)
-    there = {manifest.name for manifest in archives}
     for name, record in known.items():
-        if not record.is_removed and name not in there:
+        if not record.is_removed and name not in names:
             yield ArchiveError(f"{name} is not in this folder")
