@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from .clock import is_sqlite
 from .context import session
 from .errors import ConfigurationError, MigrationError, StatementInvalid
+from .migrating.database import LOCK_TIMEOUT
 from .migrating.turns import take_turn
 from .migrator import Migrator
 from .validation import shown
@@ -22,7 +23,7 @@ FEATURES: Final = ("notify", "audit", "tenancy", "encryption", "archive", "searc
 """The modules of `presgen.ext` that are features; listing them needs none of their libraries."""
 
 # CREATE TRIGGER waits for the writers at work, and while it waits all others wait behind it.
-_LOCK_TIMEOUT: Final = "2s"
+_LOCK_TIMEOUT: Final = LOCK_TIMEOUT
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from .clock import is_sqlite
 from .context import session
 from .errors import ConfigurationError, MigrationError
+from .migrating.database import LOCK_TIMEOUT
 from .migrator import HISTORY_TABLE, Migrator
 from .models import JobEvent, PresentationJob, User, VoiceClone
 from .validation import argument, text
@@ -17,7 +18,7 @@ from .validation import argument, text
 # PostgreSQL cuts longer names off.
 _NAME_MAX_LENGTH: Final = 63
 # ALTER TABLE waits for the transactions at work, and while it waits all others wait behind it.
-_LOCK_TIMEOUT: Final = "2s"
+_LOCK_TIMEOUT: Final = LOCK_TIMEOUT
 
 _WRITTEN: Final = tuple(model._meta.table_name for model in (User, VoiceClone, PresentationJob))
 _READ: Final = (JobEvent._meta.table_name, HISTORY_TABLE)
