@@ -44,7 +44,6 @@ def addresses(database: Any) -> Addresses:
     owners: dict[str, set[int]] = {}
     for user_id, form in (*database.execute_sql(_TWINS, (list(forms.values()),)).fetchall(), *forms.items()):
         owners.setdefault(form, set()).add(user_id)
-    # A user whose own address becomes another one is not the twin of what it was.
     twins = sorted({one for ids in owners.values() if len(ids) > 1 for one in ids})
     broken = []
     if refused:

@@ -188,7 +188,7 @@ class Adoption:
 
     def _constraints(self, table: str, found: Catalog, replacing: Replacing) -> Iterator[str]:
         """In one statement, which reads the table once."""
-        there = {(of, new) for (of, _), new in replacing.renamed("constraints").items()}
+        there = {(of, new) for (of, _), new in replacing.renamed().items()}
         missing = [
             one
             for one in self._declared["constraints"] - found["constraints"]

@@ -67,7 +67,7 @@ def findings(folder: Path, known: Sequence[str]) -> list[Finding]:
     first: list[str] = []
     found = []
     for name in known:
-        is_known_to_replay = _can_be_replayed(replayer, name)
+        can_be_replayed = _can_be_replayed(replayer, name)
         try:
             statements = _as_far_as_told(up.statements_of, name)
             _as_far_as_told(down.statements_of, name)
@@ -79,7 +79,7 @@ def findings(folder: Path, known: Sequence[str]) -> list[Finding]:
             continue
         excluded = (*_EXCLUDED, *_CONTRACTING) if phase_of(name) == "contract" else _EXCLUDED
         found += [*_phase(name, statements), *_order(name, statements), *_locks(name, statements, tables)]
-        found += [] if is_known_to_replay else [Finding(name, "cannot-be-replayed", "", _REPLAYED)]
+        found += [] if can_be_replayed else [Finding(name, "cannot-be-replayed", "", _REPLAYED)]
         found += _squawk_all(name, statements, excluded)
     for name in reversed([name for name in known if name > FIRST_RELEASE]):
         with suppress(NotTold):  # which was told of the way up

@@ -48,18 +48,19 @@ class Replacing:
     found: Catalog
     tables: Collection[str]
 
-    def renamed(self, kind: str) -> dict[tuple[str, str], str]:
-        """What is declared under another name, as its table and name, and the declared name."""
-        missing = {(table, _nameless(text)): name for table, name, text in self.declared[kind] - self.found[kind]}
+    def renamed(self) -> dict[tuple[str, str], str]:
+        """The constraints that are declared under another name: by table and name, the declared name."""
+        declared, found = self.declared["constraints"], self.found["constraints"]
+        missing = {(table, text): name for table, name, text in declared - found}
         return {
-            (table, name): missing[table, _nameless(text)]
-            for table, name, text in sorted(self.found[kind] - self.declared[kind])
-            if table in self.tables and (table, _nameless(text)) in missing
+            (table, name): missing[table, text]
+            for table, name, text in sorted(found - declared)
+            if table in self.tables and (table, text) in missing
         }
 
     def statements(self) -> Iterator[str]:
         """Drop what a declared one stands in for, and give what is declared its name."""
-        renamed = self.renamed("constraints")
+        renamed = self.renamed()
         for table, name, text in sorted(self.found["constraints"] - self.declared["constraints"]):
             if table in self.tables and (table, name) not in renamed and self._is_replaced(table, name, text):
                 yield f"ALTER TABLE {table} DROP CONSTRAINT {quoted(name)}"
@@ -71,8 +72,9 @@ class Replacing:
 
     def in_the_way(self) -> Iterator[str]:
         """What refers to the old status beside other columns, and would mean nothing, or fail, with the new one."""
+        renamed = self.renamed()
         for table, name, text in sorted(self.found["constraints"] - self.declared["constraints"]):
-            is_kept = (table, name) not in self.renamed("constraints") and not self._is_replaced(table, name, text)
+            is_kept = (table, name) not in renamed and not self._is_replaced(table, name, text)
             if table == "presentation_jobs" and is_kept and _STATUS.search(text):
                 yield f"the constraint {name} of {table}, which refers to the old status: {text}"
         for table, name, text in self._own_indexes():
@@ -146,8 +148,3 @@ def quoted(name: str) -> str:
 
 def _columns(text: str) -> list[str]:
     return [column.split()[0] for column in text.split(",")]
-
-
-def _nameless(text: str) -> str:
-    """What a constraint or an index is, without its name."""
-    return re.sub(r"INDEX \S+ ON", "INDEX ON", text)
