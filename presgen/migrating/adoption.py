@@ -13,11 +13,10 @@ from typing import Any, Final
 
 from ..clock import is_sqlite
 from ..errors import ConfigurationError, MigrationError
-from ..models import MODELS
 from ..validation import shown
 from .addresses import Addresses, addresses
 from .broken_rows import BrokenRows, broken_rows
-from .catalog import Catalog, catalog, parts_of
+from .catalog import TABLES, Catalog, catalog, execute_text, parts_of
 from .converting import Conversion, columns_of
 from .drift import built_by, compared
 from .obstacles import Replacing, obstacles
@@ -26,7 +25,6 @@ from .recording import Recorder
 
 Progress = Callable[[int, int], None]
 
-_TABLES: Final = tuple(model._meta.table_name for model in MODELS)
 _CREATES: Final = re.compile(
     r"CREATE\s+(?P<kind>TABLE|FUNCTION|TRIGGER)\s+(?P<name>\w+)(?:.*?\bON\s+(?P<table>\w+))?", re.DOTALL
 )
@@ -114,7 +112,7 @@ class Adoption:
         """
         database = self._database
         database.execute_sql(_SEE_ALL)
-        tables = [table for table in _TABLES if columns_of(catalog(database), table)]
+        tables = [table for table in TABLES if columns_of(catalog(database), table)]
         if tables:
             database.execute_sql(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
         plan = self._plan()
@@ -122,7 +120,7 @@ class Adoption:
             raise MigrationError(f"{len(plan.problems)} things to mend first, such as: {plan.problems[0]}")
         for done, step in enumerate(plan.steps, start=1):
             for sql in step.statements:
-                database.execute_sql(sql.replace("%", "%%"))
+                execute_text(database, sql)
             if progress is not None:
                 progress(done, len(plan.steps))
         left = [one for one in compared(self._declared, catalog(database)) if one.declared is not None]
@@ -146,7 +144,7 @@ class Adoption:
 
     def _conversions(self, found: Catalog) -> dict[str, Conversion]:
         conversions = {}
-        for table in _TABLES:
+        for table in TABLES:
             before = columns_of(found, table)
             if before:
                 sequence = before["id"].sequence if "id" in before else None
@@ -171,10 +169,10 @@ class Adoption:
             yield f"convert {table}", [*self._settings(conversion), *conversion.statements()]
         for table in conversions:
             yield f"add the rules of {table}", [*self._constraints(table, found, replacing)]
-        for table in _TABLES:
+        for table in TABLES:
             if table not in conversions:
                 yield f"create {table}", [sql for sql in self._made if _is_about(sql, "TABLE", table)]
-        for table in _TABLES:
+        for table in TABLES:
             yield f"build the indexes of {table}", [*self._indexes(table, found)]
         yield "create functions and triggers", [*self._triggers(found)]
         yield "drop the type of the old status", [sql for (sql,) in self._database.execute_sql(_UNUSED_TYPE).fetchall()]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .catalog import Catalog
+from .catalog import Catalog, execute_text
 from .converting import Conversion
 
 _EXAMPLES: Final = 10
@@ -73,7 +73,7 @@ def _unfitting(database: Any, conversions: Mapping[str, Conversion]) -> list[Bro
 
 def _found(database: Any, table: str, rule: str, reason: str, rows: str, condition: str) -> BrokenRows | None:
     sql = _FIND.format(examples=_EXAMPLES, rows=rows, condition=condition)
-    count, ids = database.execute_sql(sql.replace("%", "%%")).fetchone()
+    count, ids = execute_text(database, sql).fetchone()
     return BrokenRows(table, rule, reason, count, tuple(ids)) if count else None
 
 

@@ -6,12 +6,16 @@ import re
 from typing import Any, Final
 
 from ..clock import is_sqlite
+from ..models import MODELS
 
 Catalog = dict[str, set[tuple[str, ...]]]
 """For each kind what there is of it, as its table (a function has none), its name, and what it is.
 
 The kinds are columns, constraints, indexes, triggers (and rules), functions, and switches (row-level security).
 """
+
+TABLES: Final = tuple(model._meta.table_name for model in MODELS)
+"""presgen's tables, each after those that it refers to."""
 
 # Where presgen's tables are, or would be made.
 _SCHEMA: Final = """
@@ -69,6 +73,11 @@ _POSTGRESQL: Final = {
     "functions": _FUNCTIONS,
     "switches": _SECURITY,
 }
+
+
+def execute_text(database: Any, sql: str) -> Any:
+    """Execute a statement that has no parameters, and whose % are its own."""
+    return database.execute_sql(sql if is_sqlite(database) else sql.replace("%", "%%"))
 
 
 def catalog(database: Any) -> Catalog:

@@ -17,11 +17,10 @@ from ..clock import is_sqlite
 from ..context import session
 from ..errors import ConfigurationError, StatementInvalid
 from ..models import MODELS
-from .catalog import Catalog, catalog
+from .catalog import TABLES, Catalog, catalog, execute_text
 from .concurrent import COMMENT
 from .recording import Recorder, reading_only
 
-_TABLES: Final = frozenset(model._meta.table_name for model in MODELS)
 _DEFINES: Final = re.compile(
     r"(CREATE|DROP|ALTER)\s+(OR\s+REPLACE\s+)?(CONSTRAINT\s+)?(FUNCTION|TRIGGER)\b", re.IGNORECASE
 )
@@ -87,7 +86,7 @@ def _declared(database: Any, folder: Path, known: Sequence[str]) -> Catalog:
             if _DEFINES.match(COMMENT.sub(" ", sql).strip()):
                 # A trigger on what is not of the models, such as a column that the next version has, is left out.
                 with suppress(StatementInvalid, pw.OperationalError), scratch.atomic():
-                    _execute(scratch, sql)
+                    execute_text(scratch, sql)
         return catalog(scratch)
 
 
@@ -95,7 +94,7 @@ def built_by(database: Any, statements: Sequence[str]) -> Catalog:
     """What statements make of an empty database; raises ConfigurationError as differences()."""
     with _scratch(database) as scratch:
         for sql in statements:
-            _execute(scratch, sql)
+            execute_text(scratch, sql)
         return catalog(scratch)
 
 
@@ -117,10 +116,6 @@ def _scratch(database: Any) -> Iterator[Any]:
         transaction.rollback()
 
 
-def _execute(scratch: Any, sql: str) -> None:
-    scratch.execute_sql(sql if is_sqlite(scratch) else sql.replace("%", "%%"))
-
-
 def compared(wanted: Catalog, found: Catalog, other: Collection[str] = ()) -> list[Difference]:
     """The differences, by table, but for what a pattern of `other` matches."""
     return sorted(_compared(wanted, found, other), key=lambda one: (one.table, one.kind, one.name))
@@ -129,7 +124,7 @@ def compared(wanted: Catalog, found: Catalog, other: Collection[str] = ()) -> li
 def _compared(wanted: Catalog, found: Catalog, other: Collection[str]) -> Iterator[Difference]:
     for kind, things in wanted.items():
         before = {(table, name): text for table, name, text in things}
-        after = {(table, name): text for table, name, text in found[kind] if table in _TABLES or not table}
+        after = {(table, name): text for table, name, text in found[kind] if table in TABLES or not table}
         for table, name in before.keys() | after.keys():
             one, two = before.get((table, name)), after.get((table, name))
             full_name = f"{table}.{name}" if kind == "columns" else name
