@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import random
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -15,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import peewee as pw
 
-from .clock import is_sqlite
 from .context import session
-from .errors import CommitUnknown, DatabaseBusy, MigrationError
-from .migrating.database import LOCK_TIMEOUT, MigrationDatabase
+from .errors import CommitUnknown, MigrationError
+from .migrating.apart import at_work, patiently, set_apart
+from .migrating.database import MigrationDatabase
 from .migrating.phases import phase_of
-from .migrating.turns import exclusive, keep_others_out
+from .migrating.turns import keep_others_out
 from .validation import argument, at_least, shown
 
 if TYPE_CHECKING:
@@ -33,12 +31,8 @@ if TYPE_CHECKING:
     from .sqlite import SqliteFile
 
 HISTORY_TABLE: Final = "migratehistory"
-LOCK_PATIENCE_SECONDS: Final = 120.0
-"""For how long a migration that did not get a lock is tried again."""
 
 _IS_MIGRATION: Final = re.compile(r"\d{3}_[^.]+\.py")
-_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 30.0
-
 # Without a handler of the application's, a failed migration would print its traceback beside our error.
 logger = logging.getLogger("database.migrations")
 logger.addHandler(logging.NullHandler())
@@ -172,7 +166,7 @@ class Migrator:
 
     def locked(self) -> PostgresPool | SqliteFile:
         """The database to migrate, connected, with other migrators kept out until the process ends."""
-        database: PostgresPool | SqliteFile = self._for_migrations()
+        database: PostgresPool | SqliteFile = set_apart(self.database)
         database.connect(reuse_if_open=True)
         keep_others_out(database)
         if isinstance(database, MigrationDatabase):
@@ -182,47 +176,18 @@ class Migrator:
     @contextmanager
     def _at_work(self) -> Iterator[Migrator]:
         """A migrator that has the database for itself."""
-        database = self._for_migrations()
-        try:
-            with exclusive(database):
-                yield Migrator(database, self.folder)
-        finally:
-            if database is not self.database:
-                database.close_all()
-
-    def _for_migrations(self) -> Any:
-        """On PostgreSQL a connection apart; SQLite has one writer. Raises MigrationError inside a transaction."""
-        if is_sqlite(self.database):
-            return self.database
-        if self.database.in_transaction():
-            raise MigrationError("a migration has transactions of its own: run it outside of yours")
-        return MigrationDatabase(self.database.config)
+        with at_work(self.database) as database:
+            yield Migrator(database, self.folder)
 
     def _run(self, name: str, step: Callable[[Router], Any]) -> None:
         """Run a step, and again while others hold a lock that it needs; raises MigrationError."""
-        deadline, pause = time.monotonic() + LOCK_PATIENCE_SECONDS, _PAUSE_SECONDS
-        while not self._has_run(name, step, is_last=time.monotonic() > deadline):
-            logger.warning("%s did not get a lock within %s, and is tried again", name, LOCK_TIMEOUT)
-            # Ever longer, for who holds the lock stays, and at each try others wait behind it.
-            time.sleep(random.uniform(0.5, 1.5) * pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
-    def _has_run(self, name: str, step: Callable[[Router], Any], *, is_last: bool) -> bool:
-        database = self.database
-        is_apart = isinstance(database, MigrationDatabase)
-        if is_apart:
-            database.has_committed_half = False
-            database.set_limits()
         try:
-            step(self._router())
-            return True
+            patiently(self.database, name, lambda: step(self._router()))
         except CommitUnknown:
             raise MigrationError(f"{name} may be applied or not, as the connection was lost; run it again") from None
         except Exception as error:  # whatever the file's code raises
-            if isinstance(error, DatabaseBusy) and not is_last and not database.in_transaction():
-                return False
             reason = (str(error).strip() or repr(error)).partition("\n")[0]
-            is_half = is_apart and database.has_committed_half
+            is_half = isinstance(self.database, MigrationDatabase) and self.database.has_committed_half
             what = "failed, but what it had committed is there" if is_half else "failed and was undone"
             raise MigrationError(f"{name} {what}: {reason}") from error
 

@@ -286,7 +286,7 @@ def test_a_migration_that_never_gets_its_lock_says_so(
     postgresql: str, url: str, altering: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("presgen.migrating.database.LOCK_TIMEOUT", "50ms")
-    monkeypatch.setattr("presgen.migrator.LOCK_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("presgen.migrating.apart.LOCK_PATIENCE_SECONDS", 0.0)
     with DatabaseManager(url) as manager, closing(psycopg2.connect(url)) as reader:
         reader.cursor().execute("SELECT count(*) FROM users")
         with pytest.raises(MigrationError, match="004_nickname failed and was undone: .*lock timeout"):

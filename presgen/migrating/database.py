@@ -11,9 +11,7 @@ from ..config import DatabaseConfig
 from ..database import PostgresPool, Savepoint
 from ..errors import MigrationError, StatementFailed
 from .concurrent import concurrent
-
-LOCK_TIMEOUT: Final = "2s"
-"""How long a migration waits for a table's lock; whoever comes after it waits behind it."""
+from .turns import LOCK_TIMEOUT
 
 _HAS_WRITTEN: Final = "SELECT pg_current_xact_id_if_assigned() IS NOT NULL"
 _SET: Final = "SELECT set_config(name, %s, %s) FROM pg_settings WHERE name = ANY (%s)"

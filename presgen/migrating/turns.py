@@ -13,6 +13,8 @@ from ..clock import is_sqlite
 from ..context import session
 from ..errors import DatabaseBusy, MigrationError
 
+LOCK_TIMEOUT: Final = "2s"
+"""How long a migration waits for a table's lock; whoever comes after it waits behind it."""
 LOCK_POLL_SECONDS: Final = 0.1
 
 # The key of the advisory lock: the first eight bytes of "presgen" padded, read as a number.

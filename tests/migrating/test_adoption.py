@@ -290,7 +290,7 @@ def test_it_waits_for_who_reads_and_is_tried_again(
     postgresql: str, empty_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("presgen.migrating.database.LOCK_TIMEOUT", "100ms")
-    monkeypatch.setattr("presgen.migrator._PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("presgen.migrating.apart._PAUSE_SECONDS", 0.05)
     with connected(empty_url) as engine:
         fill(engine, improved_models())
     with DatabaseManager(empty_url) as manager, closing(psycopg2.connect(empty_url)) as reader:
