@@ -37,10 +37,12 @@ _CONSTRAINTS: Final = """
 SELECT relname::text, conname::text, pg_get_constraintdef(pg_constraint.oid, true)
 FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid
 WHERE connamespace = %(schema)s AND relname <> 'migratehistory' AND contype <> 'n'
+    AND (conparentid = 0 OR conrelid <> (SELECT conrelid FROM pg_constraint AS parent WHERE parent.oid = conparentid))
 """
 _INDEXES: Final = """
 SELECT relname::text, indexrelid::regclass::text,
-    concat_ws(' ', pg_get_indexdef(indexrelid, 0, true), CASE WHEN NOT indisvalid THEN 'INVALID' END)
+    concat_ws(' ', replace(pg_get_indexdef(indexrelid, 0, true), ' ON ONLY ', ' ON '),
+        CASE WHEN NOT indisvalid THEN 'INVALID' END)
 FROM pg_index JOIN pg_class ON pg_class.oid = indrelid
 WHERE relnamespace = %(schema)s AND relname <> 'migratehistory'
 """

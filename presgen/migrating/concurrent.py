@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import MigrationError, PresgenError
+from .turns import LOCK_TIMEOUT
 
 logger = logging.getLogger("database.migrations")
 
@@ -36,6 +37,16 @@ _LIKE: Final = "CREATE TEMPORARY TABLE presgen_like (LIKE {table})"
 _DROP_LIKE: Final = "DROP TABLE IF EXISTS presgen_like"
 _DEFINITION: Final = "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'presgen_like'::regclass"
 _EXISTS: Final = "SELECT to_regclass(%s) IS NOT NULL"
+_IS_PARTITIONED: Final = "SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass(%s)"
+_IS_PARTITIONED_INDEX: Final = "SELECT relkind = 'I' FROM pg_class WHERE oid = to_regclass(%s)"
+# The partitions, the name of each without its schema, and whether it has its part of the index.
+_PARTITIONS: Final = """
+SELECT relid::regclass::text, (SELECT relname::text FROM pg_class WHERE oid = relid), EXISTS (
+    SELECT 1 FROM pg_index JOIN pg_inherits ON inhrelid = indexrelid
+    WHERE indrelid = relid AND inhparent = to_regclass(%s))
+FROM pg_partition_tree(%s::regclass) WHERE level = 1
+"""
+_SCHEMA: Final = "SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass(%s)"
 
 
 @dataclass(frozen=True)
@@ -58,12 +69,18 @@ class Concurrent:
         Raises MigrationError where another index has the name.
         """
         if self.table is None:
-            if execute(_EXISTS, (self.index,)).fetchone()[0]:
+            if execute(_IS_PARTITIONED_INDEX, (self.index,)).fetchone() == (True,):
+                # PostgreSQL drops it in no other way; both statements are one transaction.
+                execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; DROP INDEX {self.index}")
+            elif execute(_EXISTS, (self.index,)).fetchone()[0]:
                 execute(self.sql)
             else:
                 logger.warning(
                     "There is no index %s to drop; a run that was broken off may have dropped it", self.index
                 )
+            return
+        if execute(_IS_PARTITIONED, (self.table,)).fetchone() == (True,):
+            self._build_on_partitions(execute)
             return
         if self._is_built(execute):
             logger.warning("The index %s is there already; a run that was broken off may have built it", self.index)
@@ -75,18 +92,39 @@ class Concurrent:
                 self._is_built(execute)
             raise
 
+    def _build_on_partitions(self, execute: Callable[..., Any]) -> None:
+        """Build it on each partition, and then let it be the table's, which PostgreSQL does in no other way."""
+        found = execute(_FIND, (self.table, self.index)).fetchone()
+        if found is not None:
+            name, _, definition = found
+            self._require_same(execute, name, definition)
+        (schema,) = execute(_SCHEMA, (self.table,)).fetchone()
+        whole = f"{schema}.{self.index}"
+        execute(f"CREATE {self.kind} INDEX IF NOT EXISTS {self.index} ON ONLY {self.table} {self.rest}")
+        for partition, plain_name, has_part in execute(_PARTITIONS, (whole, self.table)).fetchall():
+            if not has_part:
+                # An index is in the schema of its table, and its name is cut off at 63 bytes.
+                name = '"' + f"{plain_name}_{self.index.strip(chr(34))}"[-63:] + '"'
+                sql = f"CREATE {self.kind} INDEX CONCURRENTLY {name} ON {partition} {self.rest}"
+                Concurrent(sql, name, partition, self.kind, self.rest).run(execute)
+                execute(f"ALTER INDEX {whole} ATTACH PARTITION {schema}.{name}")
+
     def _is_built(self, execute: Callable[..., Any]) -> bool:
         """Whether the index is there; what there is of a half one is dropped."""
         found = execute(_FIND, (self.table, self.index)).fetchone()
         if found is None:
             return False
         name, is_valid, definition = found
-        if not is_valid:
+        if is_valid:
+            self._require_same(execute, name, definition)
+        else:
             logger.warning("Dropping %s, which was not built to its end", name)
             execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
-        elif _meaning(definition) != _meaning(self._definition(execute)):
-            raise MigrationError(f"there is another index of the name {name}: {definition}")
         return bool(is_valid)
+
+    def _require_same(self, execute: Callable[..., Any], name: str, definition: str) -> None:
+        if _meaning(definition) != _meaning(self._definition(execute)):
+            raise MigrationError(f"there is another index of the name {name}: {definition}")
 
     def _definition(self, execute: Callable[..., Any]) -> str:
         execute(_DROP_LIKE)

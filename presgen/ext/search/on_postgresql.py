@@ -7,9 +7,10 @@ sees their own rows only is answered by a function of a role that sees all, whic
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ...errors import ConfigurationError
+from ...migrating.concurrent import Concurrent, concurrent
 from ...migrating.turns import exclusive
 from ...roles import IS_ADMITTED_TO_ALL, give_function, quoted, schema_of
 from . import functions
@@ -51,7 +52,7 @@ ORDER BY collname = 'default' DESC, collname DESC
 _FOLDS: Final = "SELECT lower('\u00c4\u0416\u03a3I' COLLATE {collation}) = '\u00e4\u0436\u03c3i'"
 # Without fastupdate every write is in the index at once, and no search has to read a list of what is not.
 _INDEX: Final = """
-CREATE INDEX {concurrently} IF NOT EXISTS {index} ON {schema}.{table}
+CREATE INDEX CONCURRENTLY {index} ON {schema}.{table}
 USING gin ({vector}) WITH (fastupdate = off)
 """
 _SOURCES: Final = r"""
@@ -100,15 +101,20 @@ def finish(database: Any) -> None:
     """Build the indexes, outside a transaction without blocking writers; one that was broken off is built anew."""
     schema = schema_of(database)
     with exclusive(database):
-        concurrently = "" if database.in_transaction() else "CONCURRENTLY"
         for subject in SUBJECTS:
-            index = f"{schema}.{subject.index}"
-            if database.execute_sql(_IS_VALID, (index,)).fetchone() == (False,):
-                database.execute_sql(f"DROP INDEX {concurrently} {index}")
-            words = {"schema": schema, "table": subject.table, "vector": functions.vector(subject, schema)}
-            database.execute_sql(_INDEX.format(index=subject.index, concurrently=concurrently, **words))
+            if database.execute_sql(_IS_VALID, (f"{schema}.{subject.index}",)).fetchone() != (True,):
+                words = {"schema": schema, "table": subject.table, "vector": functions.vector(subject, schema)}
+                _build(database, schema, subject.index, _INDEX.format(index=subject.index, **words))
             # Of an index's words the planner knows nothing before.
             database.execute_sql(f"ANALYZE {schema}.{subject.table}")
+
+
+def _build(database: Any, schema: str, index: str, statement: str) -> None:
+    if database.in_transaction():
+        database.execute_sql(f"DROP INDEX IF EXISTS {schema}.{index}")
+        database.execute_sql(statement.replace("CONCURRENTLY", ""))
+    else:
+        cast(Concurrent, concurrent(statement)).run(database.execute_sql)
 
 
 def uninstall(database: Any) -> None:
