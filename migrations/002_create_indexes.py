@@ -35,8 +35,13 @@ SEALED = {
 }
 
 
+IS_PARTITIONED = "SELECT FROM pg_class WHERE oid = to_regclass('presentation_jobs') AND relkind = 'p'"
+
+
 def rollback(migrator, database, *, fake=False):
     is_sqlite = isinstance(database, peewee.SqliteDatabase)
+    if not is_sqlite and database.execute_sql(IS_PARTITIONED).fetchone() is not None:
+        raise peewee.OperationalError("jobs are partitioned, and the index of their keys would not come back")
     if database.execute_sql(SEALED[is_sqlite]).fetchone():  # their index is another one, which would not come back
         raise peewee.OperationalError("users' addresses are encrypted; run first: presgen uninstall encryption")
     for index in reversed(INDEXES):

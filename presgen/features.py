@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from .clock import is_sqlite
 from .context import session
 from .errors import ConfigurationError, MigrationError, StatementInvalid
-from .migrating.database import LOCK_TIMEOUT
-from .migrating.turns import take_turn
+from .migrating.turns import LOCK_TIMEOUT, take_turn
 from .migrator import Migrator
 from .validation import shown
 
 if TYPE_CHECKING:
     from .migrating.drift import Difference
 
-FEATURES: Final = ("notify", "audit", "tenancy", "encryption", "archive", "search")
+FEATURES: Final = ("notify", "audit", "tenancy", "encryption", "archive", "search", "partitions")
 """The modules of `presgen.ext` that are features; listing them needs none of their libraries."""
 
 # CREATE TRIGGER waits for the writers at work, and while it waits all others wait behind it.
@@ -30,11 +29,11 @@ _INSUFFICIENT_PRIVILEGE: Final = "42501"
 class Feature(Protocol):
     """What a feature's module has. Each function runs in a transaction, and may run again and again.
 
-    It may also have `finish(database)`, for what PostgreSQL does outside a transaction only; `STORES`, the words for
-    what is lost when it is uninstalled; `SECRETS`, (table, column) pairs that are secret once it is installed;
-    `CHANGES`, patterns of the names that it adds to presgen's tables, or has otherwise than the models do; and
-    `forget(database, table, column)`, which masks what the feature itself has recorded of such a column, and does
-    nothing where that is nothing.
+    It may also have `finish(database)`, with the options of `install()`, for what PostgreSQL does outside a transaction
+    only; `STORES`, the words for what is lost when it is uninstalled; `SECRETS`, (table, column) pairs that are secret
+    once it is installed; `CHANGES`, patterns of the names that it adds to presgen's tables, or has otherwise than the
+    models do; and `forget(database, table, column)`, which masks what the feature itself has recorded of such a column,
+    and does nothing where that is nothing.
     """
 
     COST: str
@@ -76,12 +75,12 @@ def install_feature(database: Any, name: str, **options: Any) -> None:
             forget_column(database, table, column)
 
 
-def finish_feature(database: Any, name: str) -> None:
+def finish_feature(database: Any, name: str, **options: Any) -> None:
     """Do what comes after the transaction of install_feature(), in which the caller may still be."""
     finish = getattr(find_feature(name), "finish", None)
     if finish is not None:
         with session(database):
-            finish(database)
+            finish(database, **options)
 
 
 def uninstall_feature(database: Any, name: str, **options: Any) -> None:

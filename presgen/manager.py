@@ -260,7 +260,7 @@ class DatabaseManager:
         does not exist, or not on this backend.
         """
         self.run_in_transaction(lambda: install_feature(self.database, feature, **options))
-        finish_feature(self.database, feature)
+        finish_feature(self.database, feature, **options)
 
     def uninstall(self, feature: str, **options: Any) -> None:
         """Take a feature away, and what it has stored; raises ConfigurationError for one that does not exist."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 from .clock import is_sqlite
 from .context import session
 from .errors import ConfigurationError, MigrationError
-from .migrating.database import LOCK_TIMEOUT
+from .migrating.turns import LOCK_TIMEOUT
 from .migrator import HISTORY_TABLE, Migrator
 from .models import JobEvent, PresentationJob, User, VoiceClone
 from .validation import argument, text
@@ -54,7 +54,8 @@ class _Table:
     sequence: str | None
 
 
-# The tables and views beside `users` that are presgen's by their names, each with the sequence of its ids.
+# The tables, their partitions and the views beside `users` that are presgen's by their names, each with the sequence of
+# its ids.
 _TABLES: Final = r"""
 SELECT c.relname::text, quote_ident(c.relname), pg_get_userbyid(c.relowner)::text, (
     SELECT quote_ident(s.relname)
@@ -63,8 +64,11 @@ SELECT c.relname::text, quote_ident(c.relname), pg_get_userbyid(c.relowner)::tex
     LIMIT 1
 )
 FROM pg_class AS c
+    LEFT JOIN pg_inherits ON inhrelid = c.oid AND c.relispartition
+    LEFT JOIN pg_class AS whole ON whole.oid = inhparent
 WHERE c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('users'))
-  AND c.relkind IN ('r', 'p', 'v') AND (c.relname = ANY (%s) OR c.relname LIKE 'presgen\_%%')
+  AND c.relkind IN ('r', 'p', 'v') AND (
+      coalesce(whole.relname, c.relname) = ANY (%s) OR c.relname LIKE 'presgen\_%%')
 ORDER BY c.oid
 """
 # Functions of features may be the worker role's on purpose, as tenancy's is for good; nobody calls a trigger's.

@@ -26,4 +26,5 @@ pytest_plugins = [
     "fixtures.encrypted",
     "fixtures.replicas",
     "fixtures.later_migrations",
+    "fixtures.partitioned",
 ]

@@ -21,6 +21,7 @@ from .failures import CommandLine
 from .features import features_command, install_command, uninstall_command
 from .jobs import jobs_group
 from .observe import health_command, metrics_command
+from .partitions import partitions_group
 from .replica import replica_group
 from .roles import roles_group
 from .schema import migrate_group, rollback_command, status_command
@@ -107,6 +108,7 @@ for _command in (
     archive_group,
     search_command,
     backup_group,
+    partitions_group,
 ):
     cli.add_command(_command)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from ..validation import argument, mapping, several
 _INSERTED_AT_ONCE: Final = 500
 # PostgreSQL copies into no table whose rows it filters.
 _NOW_AND_WHETHER_FILTERED: Final = "SELECT statement_timestamp(), row_security_active(%s)"
+_ONE_UNFINISHED: Final = "idx_presentation_jobs_idempotency_key"
 _ENQUEUED: Final = ("owner", "voice_clone", "s3_pptx_path", "priority", "run_at", "max_attempts", "idempotency_key")
 """What a caller may set of a job; the rest is the life cycle's."""
 
@@ -53,15 +55,27 @@ class Queueable:
                 & cls.status.in_(UNFINISHED)
             )
             while True:  # until there is a twin, or none: it may be finished between the two statements
-                inserted = insert.on_conflict(action="nothing").execute()
-                job = next(iter(inserted), None) or cls.get_or_none(twin)
+                job = cls._inserted(insert) or cls.get_or_none(twin)
                 if job is not None and job.deleted_at is not None:
                     raise ConstraintViolation(
                         f"job {job.id} has the idempotency key, is not finished and was deleted; cancel it first",
-                        constraint="idx_presentation_jobs_idempotency_key",
+                        constraint=_ONE_UNFINISHED,
                     )
                 if job is not None:
                     return job
+
+    @classmethod
+    def _inserted(cls: Any, insert: Any) -> Any:
+        """The job that was inserted, None where its key has a twin; the caller's transaction goes on in any case."""
+        database = cls._meta.database
+        try:
+            # Of twins in two partitions a trigger tells, and what a trigger raises undoes what is not in a savepoint.
+            with database.atomic() if database.in_transaction() else nullcontext():
+                return next(iter(insert.on_conflict(action="nothing").execute()), None)
+        except ConstraintViolation as error:
+            if error.constraint != _ONE_UNFINISHED:
+                raise
+            return None
 
     @classmethod
     def enqueue_many(cls: Any, rows: Iterable[Mapping[str, Any]]) -> int:

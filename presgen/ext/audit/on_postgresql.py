@@ -73,7 +73,9 @@ _FUNCTIONS: Final = (
             END LOOP;
         END IF;
         INSERT INTO {schema}.audit_log (operation, table_name, row_id, old, new)
-        VALUES (TG_OP, TG_TABLE_NAME, row_id, before, after);
+        VALUES (
+            TG_OP, coalesce((SELECT relname FROM pg_class WHERE oid = pg_partition_root(TG_RELID)), TG_TABLE_NAME),
+            row_id, before, after);
         RETURN NULL;
     END $$
     """,
@@ -166,6 +168,7 @@ SELECT relname, (array_agg(tgargs ORDER BY tgname))[1], count(*) FILTER (WHERE t
 FROM pg_trigger
 JOIN pg_class ON pg_class.oid = tgrelid
 WHERE tgfoid = to_regprocedure('presgen_audit()') AND tgname IN ('presgen_audit', 'presgen_audit_truncate')
+    AND tgparentid = 0
 GROUP BY relname
 ORDER BY relname
 """
@@ -179,7 +182,8 @@ _COLUMNS: Final = """
 SELECT attname, atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
 FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
 WHERE attrelid = to_regclass(quote_ident(%s)) AND attnum > 0 AND NOT attisdropped
-    AND relkind = 'r' AND NOT relispartition AND NOT EXISTS (SELECT 1 FROM pg_inherits WHERE inhparent = attrelid)
+    AND NOT relispartition
+    AND (relkind = 'p' OR relkind = 'r' AND NOT EXISTS (SELECT 1 FROM pg_inherits WHERE inhparent = attrelid))
 """
 _OWNER: Final = """
 SELECT rolname, pg_has_role(relowner, 'USAGE'), current_user
@@ -199,7 +203,7 @@ _ACTION: Final = "CALL presgen_audit_action(%s, %s, %s)"
 def columns_of(database: Any, table: str) -> dict[str, bool]:
     """The table's columns, and of each whether it holds whole numbers; none where there is no such plain table.
 
-    Rows of partitions and of children would be recorded under other names than the table's, or not at all.
+    A partition's rows are recorded under the name of its table. Those of a child would not be recorded at all.
     """
     return dict(database.execute_sql(_COLUMNS, (table,)).fetchall())
 

@@ -35,6 +35,14 @@ FROM pg_class
 WHERE oid = ANY (%(tables)s)
 ORDER BY oid
 """
+# Policies are asked of the table that a statement names.
+_PARTITIONS: Final = """
+SELECT oid::regclass::text
+FROM pg_class JOIN pg_inherits ON inhrelid = oid
+WHERE inhparent = ANY (%(tables)s)
+  AND (has_any_column_privilege(oid, 'SELECT, INSERT, UPDATE') OR has_table_privilege(oid, 'DELETE, TRUNCATE'))
+ORDER BY 1
+"""
 _POLICIES: Final = """
 SELECT relname::text, polname::text, polpermissive, polcmd::text, polroles, pg_get_expr(polqual, polrelid),
     pg_get_expr(polwithcheck, polrelid)
@@ -157,6 +165,12 @@ def _about_tables(database: Any, found: dict[str, Any], *, may_everything: bool)
             yield f"{table} does not bind its owner, as whom this login may act; {_INSTALL}"
         if may_truncate and not may_everything:
             yield f"this login may TRUNCATE {table}, which no policy filters: REVOKE TRUNCATE ON {table} from it"
+    if not may_everything:
+        for (partition,) in database.execute_sql(_PARTITIONS, found).fetchall():
+            yield (
+                f"this login may use {partition}, a part of a table that no policy filters: "
+                f"REVOKE ALL ON {partition} from it, or log in as a role that does not own it"
+            )
 
 
 def _about_features(database: Any, *, may_everything: bool) -> Iterator[str]:
