@@ -36,8 +36,9 @@ def test_a_users_life_under_all_features(with_roles: Tenancy, tmp_path: Path) ->
         owner.install("encryption")
         owner.install("archive")
         owner.install("search")
+        owner.install("partitions")
         create(owner.database, plan(owner.database, roles))
-        assert owner.features() == ["audit", "tenancy", "encryption", "archive", "search"]
+        assert owner.features() == ["audit", "tenancy", "encryption", "archive", "search", "partitions"]
         assert owner.schema_differences() == []
         assert "example.com" not in str([entry.as_dict() for entry in audit.search()])
 

@@ -1,4 +1,4 @@
-"""docs/operations.md: what a new user of an embedded server types works."""
+"""docs/operations.md and docs/scale.md: what a new user of an embedded server types works."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ def test_the_blocks_about_what_runs_beside_the_jobs_work(monkeypatch: pytest.Mon
         scope: dict[str, Any] = {}
         for section in ("Migrations", "Replicas", "Archive", "Search"):
             scope = run_guide("operations.md", section=section, scope=scope)
+
+
+def test_the_blocks_about_partitions_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    with TemporaryDirectory(prefix="presgen-guide-") as folder:
+        Path(folder).chmod(0o755)
+        monkeypatch.setenv("DATABASE_URL", "embedded:///primary")
+        monkeypatch.chdir(folder)
+        run_guide("scale.md", section="Partitions")
 
 
 def test_a_database_of_sqlalchemys_is_adopted_as_the_guide_says(monkeypatch: pytest.MonkeyPatch) -> None:

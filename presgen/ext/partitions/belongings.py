@@ -58,6 +58,14 @@ FROM pg_class, aclexplode(relacl)
 WHERE pg_class.oid = to_regclass(%s) AND grantee <> relowner
 ORDER BY 1, 2
 """
+_DEFAULT_RIGHTS: Final = """
+SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END, privilege_type
+FROM pg_class
+    JOIN pg_default_acl ON defaclrole = relowner AND defaclnamespace IN (0, relnamespace), aclexplode(defaclacl)
+WHERE pg_class.oid = to_regclass(%s) AND defaclobjtype = 'r' AND grantee <> relowner
+ORDER BY 1, 2
+"""
+_OWNER: Final = "SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = to_regclass(%s)"
 _SWITCHES: Final = """
 SELECT relrowsecurity, relforcerowsecurity, quote_literal(obj_description(oid, 'pg_class'))
 FROM pg_class WHERE oid = to_regclass(%s)
@@ -127,6 +135,7 @@ class Belongings:
     """What is carried over to the table that takes another one's place."""
 
     table: str
+    owner: str
     sequence: str
     identity: str
     """How ids are given, as ALTER COLUMN takes it."""
@@ -155,7 +164,8 @@ class Belongings:
             database.execute_verbatim(f"ALTER TABLE {table} ADD CONSTRAINT {key} {text} NOT VALID")
 
     def make_again(self, database: Any) -> None:
-        """Give the new table its triggers, policies, switches and rights."""
+        """Give the new table its owner, triggers, policies, switches and rights."""
+        database.execute_verbatim(f"ALTER TABLE {self.table} OWNER TO {self.owner}")
         revoke_all(database, f"TABLE {self.table}")
         revoke_all(database, f"SEQUENCE {self.sequence}")
         triggers, policies = [text for _, text in self.triggers], [text for *_, text in self.policies]
@@ -169,6 +179,7 @@ def belongings_of(database: Any, table: str) -> Belongings:
     def rows(sql: str, *values: str) -> Any:
         return database.execute_sql(sql, values or (table,)).fetchall()
 
+    ((owner,),) = rows(_OWNER)
     ((is_secured, is_forced, comment),) = rows(_SWITCHES)
     ((sequence, identity),) = rows(_SEQUENCE, table, table)
     switches = [
@@ -178,6 +189,7 @@ def belongings_of(database: Any, table: str) -> Belongings:
     ]
     return Belongings(
         table=table,
+        owner=owner,
         sequence=sequence,
         identity=identity,
         last_number=database.execute_sql(_LAST_NUMBER.format(sequence=sequence)).fetchone(),
@@ -214,10 +226,15 @@ def revoke_all(database: Any, thing: str) -> None:
         database.execute_verbatim(f"REVOKE ALL ON {thing} FROM {grantee}")
 
 
-def share_as(database: Any, table: str, other: str) -> None:
-    """Give a table the rights that another one has, and no others."""
+def give_to_owner_of(database: Any, other: str, table: str) -> None:
+    """Let the owner of another table own a table, with the rights on it that the owner gives by default, and no others.
+
+    What a policy keeps from somebody who reads the other table would not be kept from who reads this one.
+    """
+    ((owner,),) = database.execute_sql(_OWNER, (other,)).fetchall()
+    database.execute_verbatim(f"ALTER TABLE {table} OWNER TO {owner}")
     revoke_all(database, f"TABLE {table}")
-    for grantee, privilege in _rights(database, f"TABLE {other}"):
+    for grantee, privilege in database.execute_sql(_DEFAULT_RIGHTS, (other,)).fetchall():
         database.execute_verbatim(f"GRANT {privilege} ON TABLE {table} TO {grantee}")
 
 

@@ -12,9 +12,9 @@ from typing import Any, Final
 from ...errors import ConfigurationError
 from ...migrating.apart import patiently
 from . import keys
-from .belongings import Belongings, belongings_of, facts_of, require_same, share_as, storage_of
+from .belongings import Belongings, belongings_of, facts_of, give_to_owner_of, require_same, storage_of
+from .changing import changing, changing_alone
 from .obstacles import require_none
-from .owning import owning, owning_alone
 from .ranges import EVENTS, JOBS, KEY, bounds, is_partitioned, last_id, month_of_ids, name_of, partitions_of
 
 AHEAD: Final = 2
@@ -85,20 +85,17 @@ def convert(database: Any, size: int | None) -> None:
 
 
 def add_partition(database: Any, table: str, start: int, end: int | None) -> None:
-    """Create one more partition of a table, stored as the others; in a transaction of its owner.
-
-    It has the rights that its owner gives by default, and no others: what a policy keeps from somebody who reads the
-    table would not be kept from who reads a partition.
-    """
+    """Create one more partition of a table, stored as the others and with the same owner."""
     name, storage = name_of(table, start), storage_of(database, partitions_of(database, table)[0].name)
     database.execute_sql(
         f"CREATE TABLE {name} PARTITION OF {table} FOR VALUES {bounds(start, end)}"
         + (f" WITH ({storage})" if storage else "")
     )
+    give_to_owner_of(database, table, name)
 
 
 def add_partitions(database: Any, table: str, starts: Sequence[int]) -> None:
-    """Create neighbours, of which the last one takes whatever comes after it; in a transaction of their owner."""
+    """Create neighbours, of which the last one takes whatever comes after it."""
     for start, end in zip(starts, [*starts[1:], None], strict=True):
         add_partition(database, table, start, end)
 
@@ -117,10 +114,10 @@ def _check_beside(database: Any, tables: Sequence[str], size: int) -> None:
 
 
 def _execute(database: Any, statement: str) -> None:
-    """Run one statement of the tables' owner, again while others hold a lock that it needs."""
+    """Run one statement, again while others hold a lock that it needs."""
 
     def run() -> None:
-        with owning(database):
+        with changing(database):
             database.execute_verbatim(statement)
 
     patiently(database, statement, run)
@@ -138,7 +135,7 @@ def _make_room(database: Any, size: int) -> None:
     last, rest = last_id(database), partitions_of(database, JOBS)[-1]
     if _is_room(last, rest.start, size):
         return
-    with owning_alone(database):
+    with changing_alone(database):
         own, end = belongings_of(database, JOBS), last + 1 + 2 * size
         own.drop_referring(database)
         database.execute_sql(f"ALTER TABLE {JOBS} DETACH PARTITION {rest.name}")
@@ -164,7 +161,7 @@ def _forget_what_was_checked(database: Any) -> None:
 
 def _partition(database: Any, table: str, size: int) -> None:
     """Put a table into another one's first partition, which takes its name and all that it has."""
-    with owning_alone(database) as schema:
+    with changing_alone(database) as schema:
         before, own, first = facts_of(database, table), belongings_of(database, table), f"{table}_first"
         (end,) = database.execute_sql(_LIMIT, (table, RANGE)).fetchone()
         _put_aside(database, own, first)
@@ -176,8 +173,9 @@ def _partition(database: Any, table: str, size: int) -> None:
         if table == EVENTS:
             starts = [end, *(one.start for one in partitions_of(database, JOBS) if one.start > end)]
         add_partitions(database, table, starts)
-        share_as(database, first, name_of(table, end))
         own.make_again(database)
+        for partition in partitions_of(database, table):
+            give_to_owner_of(database, table, partition.name)
         own.add_referring(database)
         require_same(before, facts_of(database, table), but=_CHANGED[table])
         if table == JOBS:
@@ -232,7 +230,7 @@ def _name_indexes(database: Any, own: Belongings, first: str) -> None:
 
 
 def _guard(database: Any) -> None:
-    with owning(database) as schema:
+    with changing(database) as schema:
         keys.guard(database, schema)
 
 

@@ -9,8 +9,8 @@ from ...errors import ConfigurationError
 from ...migrating.apart import at_work
 from ...validation import argument, at_least
 from . import keys
+from .changing import require_server
 from .conversion import INDEX_OF_EVENTS, OLD_INDEX_OF_EVENTS, convert
-from .owning import require_server
 from .ranges import EVENTS, JOBS, is_partitioned
 
 COST: Final = "a claim looks into every partition; unfinished jobs' keys are checked by a trigger (docs/scale.md)"

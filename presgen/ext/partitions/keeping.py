@@ -8,8 +8,8 @@ from typing import Any, Final
 from ...errors import ConfigurationError
 from ...migrating.apart import at_work, patiently
 from ...validation import argument, at_least
+from .changing import changing_alone, require_server, seeing_all
 from .conversion import AHEAD, add_partition, add_partitions
-from .owning import owning_alone, require_server, seeing_all
 from .ranges import (
     EVENTS,
     JOBS,
@@ -85,7 +85,7 @@ def _advance(database: Any, size: int) -> list[str]:
     missing = AHEAD - sum(partition.start > last for partition in partitions_of(database, JOBS)[:-1])
     if missing <= 0:
         return []  # without keeping anybody waiting
-    with owning_alone(database):
+    with changing_alone(database):
         start = _end_the_rests(database, size)
         starts = [start + size * number for number in range(missing + 1)]
         for table in (JOBS, EVENTS):
@@ -114,7 +114,7 @@ def _end_the_rests(database: Any, size: int) -> int:
 
 
 def _compact(database: Any) -> list[str]:
-    with owning_alone(database):
+    with changing_alone(database):
         compacted = []
         fresh = min(partition.bytes for partition in partitions_of(database, JOBS))
         for run in _empty_runs(database):

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ...status import UNFINISHED
-from .owning import seeing_all
+from .belongings import give_to_owner_of
+from .changing import seeing_all
 from .ranges import JOBS, partitions_of
 
 KEYS: Final = "presgen_idempotency_keys"
@@ -64,6 +65,7 @@ _FILL: Final = """
 INSERT INTO {keys}
 SELECT owner_id, idempotency_key, id FROM {partition} AS job WHERE {holds}
 """
+_OWNER: Final = "SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = to_regclass(%s)"
 _PARTS: Final = """
 SELECT (SELECT count(*) FROM pg_trigger
         WHERE tgrelid = to_regclass(%s) AND tgname LIKE %s AND tgenabled IN ('O', 'A')
@@ -81,6 +83,9 @@ def guard(database: Any, schema: str) -> None:
     words = {"schema": schema, "keys": KEYS, "jobs": JOBS, "index": INDEX, "holds_now": _HOLDS_NOW}
     database.execute_sql(_FUNCTION.format(**words))
     database.execute_sql("REVOKE ALL ON FUNCTION presgen_hold_key() FROM PUBLIC")
+    give_to_owner_of(database, JOBS, KEYS)
+    ((owner,),) = database.execute_sql(_OWNER, (KEYS,)).fetchall()
+    database.execute_verbatim(f"ALTER FUNCTION presgen_hold_key() OWNER TO {owner}")
     for event, statement in _EVENTS.items():
         database.execute_sql(f"DROP TRIGGER IF EXISTS {TRIGGER}_{event} ON {JOBS}")
         database.execute_sql(f"CREATE TRIGGER {TRIGGER}_{event} {statement} EXECUTE FUNCTION presgen_hold_key()")

@@ -9,12 +9,9 @@ from typing import Any, Final
 from ...clock import is_sqlite
 from ...errors import ConfigurationError
 from ...migrating.turns import is_behind_pgbouncer
+from ...roles import schema_of
 from .ranges import EVENTS, JOBS
 
-_OWNER: Final = """
-SELECT relnamespace::regnamespace::text, quote_ident(pg_get_userbyid(relowner))
-FROM pg_class WHERE oid = to_regclass(%s)
-"""
 # In the order in which everybody else takes them: whoever deletes a user, and whoever changes a job.
 _LOCKS: Final = (
     "LOCK TABLE users, voice_clones IN SHARE ROW EXCLUSIVE MODE",
@@ -31,24 +28,22 @@ def require_server(database: Any) -> None:
 
 
 @contextmanager
-def owning(database: Any) -> Iterator[str]:
-    """A transaction of the role that owns the tables, in their schema, whose quoted name it gives.
+def changing(database: Any) -> Iterator[str]:
+    """A transaction in the schema of the tables, which it gives as SQL has to write it.
 
-    What the role makes is its own, with the rights that it gives by default. Each statement sees what others have
-    committed before it.
+    Each statement sees what others have committed before it.
     """
     with database.atomic():
         database.execute_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        schema, owner = database.execute_sql(_OWNER, (JOBS,)).fetchone()
+        schema = schema_of(database)
         database.execute_verbatim(f"SET LOCAL search_path = {schema}, pg_temp")
-        database.execute_verbatim(f"SET LOCAL ROLE {owner}")
-        yield str(schema)
+        yield schema
 
 
 @contextmanager
-def owning_alone(database: Any) -> Iterator[str]:
+def changing_alone(database: Any) -> Iterator[str]:
     """The same, with everybody else kept from the tables: what is read then is so until the end."""
-    with owning(database) as schema:
+    with changing(database) as schema:
         for statement in _LOCKS:
             database.execute_sql(statement)
         yield schema
