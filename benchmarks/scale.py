@@ -1,12 +1,15 @@
-"""What one server carries: statements timed one by one, then processes that claim and finish jobs as fast as they can.
+"""What one server carries, with the jobs in one table and in partitions.
 
-Run `python -m benchmarks.scale`.
+Run `python -m benchmarks.scale`. Both databases are on one server and have the same rows, of which one divides the
+second half among its partitions; each statement is timed in turns on the one and the other. Then processes claim and
+finish jobs, ten at a time, as fast as they can.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +19,9 @@ from typing import Any
 
 from presgen import DatabaseManager, PresentationJob, User, VoiceClone, queries
 from presgen.embedded import EmbeddedServer
+from presgen.ext import partitions
 
-JOBS, ROUNDS, SECONDS = 2_000_000, 101, 5.0
+JOBS, ROUNDS, PARTITIONS, SECONDS = 1_000_000, 101, 12, 5.0
 _FILL = """
 WITH added AS (
     INSERT INTO presentation_jobs (owner_id, voice_clone_id, s3_pptx_path, s3_video_path, status, started_at,
@@ -43,6 +47,38 @@ def fill(url: str, jobs: int) -> None:
         manager.database.execute_sql(_FILL, (1, jobs))
 
 
+def go_on(url: str, jobs: int) -> None:
+    """Add as many jobs again, with new partitions ahead of them where there are any."""
+    step = jobs // PARTITIONS
+    with DatabaseManager(url) as manager:
+        for first in range(jobs + 1, 2 * jobs, step):
+            if manager.features():
+                partitions.advance(manager, size=step)
+            manager.database.execute_sql(_FILL, (first, first + step - 1))
+
+
+def divide(url: str, jobs: int) -> None:
+    """Partition the tables, and tell how long that takes and how long a writer waits meanwhile."""
+    waits, has_ended = [0.0], threading.Event()
+    with DatabaseManager(url) as manager:
+        voice = VoiceClone.get()
+
+        def write() -> None:
+            while not has_ended.is_set():
+                began = time.perf_counter()
+                PresentationJob.enqueue(owner=voice.owner_id, voice_clone=voice, s3_pptx_path="/x.pptx").cancel()
+                waits.append(time.perf_counter() - began)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        began = time.perf_counter()
+        manager.install("partitions", size=jobs // PARTITIONS)
+        seconds = time.perf_counter() - began
+        has_ended.set()
+        writer.join()
+    print(f"partitioned in {seconds:.1f} s, while a writer waited {max(waits) * 1e3:.0f} ms at most")
+
+
 def statements(jobs: int) -> dict[str, Callable[[], Any]]:
     """What an application and its workers do all day."""
     voice, middle = VoiceClone.get(), PresentationJob.get_by_id(jobs // 2)
@@ -66,18 +102,25 @@ def statements(jobs: int) -> dict[str, Callable[[], Any]]:
     }
 
 
-def measure(url: str, jobs: int, rounds: int) -> None:
-    """Time each statement, and print medians and minima."""
-    print(f"{'ms':<28}{'median':>10}{'minimum':>10}")
-    with DatabaseManager(url) as manager, manager.session():
-        for name, work in statements(jobs).items():
-            work()
-            walls = []
-            for _ in range(max(1, rounds if name not in ("metrics", "a user's jobs") else rounds // 5)):
-                began = time.perf_counter()
-                work()
-                walls.append((time.perf_counter() - began) * 1e3)
-            print(f"{name:<28}{median(walls):>10.2f}{min(walls):>10.2f}")
+def compare(urls: dict[str, str], jobs: int, rounds: int) -> None:
+    """Time each statement on the one and the other database in turns, and print medians and minima."""
+    walls: dict[tuple[str, str], list[float]] = {}
+    for _ in range(5):
+        for kind, url in urls.items():
+            with DatabaseManager(url) as manager, manager.session():
+                for name, work in statements(jobs).items():
+                    work()
+                    for _round in range(
+                        max(1, rounds // 5 if name not in ("metrics", "a user's jobs") else rounds // 25)
+                    ):
+                        began = time.perf_counter()
+                        work()
+                        walls.setdefault((name, kind), []).append((time.perf_counter() - began) * 1e3)
+    print(f"{'ms, median (minimum)':<28}{'one table':>20}{'partitions':>20}{'ratio':>8}")
+    for name in dict.fromkeys(name for name, _ in walls):
+        one, many = walls[name, "one table"], walls[name, "partitions"]
+        cells = [f"{median(values):.2f} ({min(values):.2f})" for values in (one, many)]
+        print(f"{name:<28}{cells[0]:>20}{cells[1]:>20}{median(many) / median(one):>8.2f}")
 
 
 def work_off(url: str, seconds: float, counts: Any) -> None:
@@ -91,37 +134,51 @@ def work_off(url: str, seconds: float, counts: Any) -> None:
     counts.put(done)
 
 
-def rates(url: str, seconds: float) -> None:
+def rates(urls: dict[str, str], seconds: float) -> None:
     """Print how many jobs a second some processes finish, all of them together."""
-    print()
+    print(f"\n{'jobs a second':<28}{'one table':>20}{'partitions':>20}")
     for processes in (1, 2, 4, 8):
-        with DatabaseManager(url):
-            voice = VoiceClone.get()
-            row = {"owner": voice.owner_id, "voice_clone": voice.id, "s3_pptx_path": "/x.pptx"}
-            PresentationJob.enqueue_many([row] * int(seconds * 3000))
-        context = multiprocessing.get_context("spawn")
-        counts = context.Queue()
-        running = [context.Process(target=work_off, args=(url, seconds, counts)) for _ in range(processes)]
-        for process in running:
-            process.start()
-        done = sum(counts.get() for _ in running)
-        for process in running:
-            process.join()
-        print(f"{f'{processes} processes':<28}{done / seconds:>10.0f} jobs a second")
-        with DatabaseManager(url):
-            PresentationJob.delete().where(PresentationJob.status == "pending").execute()
+        cells = []
+        for url in urls.values():
+            with DatabaseManager(url):
+                voice = VoiceClone.get()
+                row = {"owner": voice.owner_id, "voice_clone": voice.id, "s3_pptx_path": "/x.pptx"}
+                PresentationJob.enqueue_many([row] * int(seconds * 3000))
+            context = multiprocessing.get_context("spawn")
+            counts = context.Queue()
+            running = [context.Process(target=work_off, args=(url, seconds, counts)) for _ in range(processes)]
+            for process in running:
+                process.start()
+            done = sum(counts.get() for _ in running)
+            for process in running:
+                process.join()
+            cells.append(f"{done / seconds:.0f}")
+            with DatabaseManager(url):
+                PresentationJob.delete().where(PresentationJob.status == "pending").execute()
+        print(f"{f'{processes} processes':<28}{cells[0]:>20}{cells[1]:>20}")
 
 
-def run(url: str, jobs: int, rounds: int, seconds: float) -> None:
-    """Fill the database, and measure."""
-    fill(url, jobs)
-    with DatabaseManager(url) as manager:
-        manager.database.execute_sql("VACUUM ANALYZE")
+def run(server_url: str, jobs: int, rounds: int, seconds: float) -> None:
+    """Fill two databases, divide one, and measure."""
+    urls = {}
+    for kind, name in (("one table", "plain"), ("partitions", "divided")):
+        with DatabaseManager(server_url) as manager:
+            manager.database.execute_sql(f"CREATE DATABASE {name}")
+        urls[kind] = server_url.rpartition("/")[0] + f"/{name}"
+        fill(urls[kind], jobs)
+    with DatabaseManager(urls["one table"]) as manager:
         sql = "SELECT pg_total_relation_size('presentation_jobs'), pg_total_relation_size('job_events')"
         of_jobs, of_events = manager.database.execute_sql(sql).fetchone()
-    print(f"{jobs} jobs take {of_jobs >> 20} MiB, and their events {of_events >> 20} MiB\n")
-    measure(url, jobs, rounds)
-    rates(url, seconds)
+    print(f"{jobs} jobs take {of_jobs >> 20} MiB, and their events {of_events >> 20} MiB")
+    divide(urls["partitions"], jobs)
+    for url in urls.values():
+        go_on(url, jobs)
+        with DatabaseManager(url) as manager:
+            manager.database.execute_sql("VACUUM ANALYZE")
+    with DatabaseManager(urls["partitions"]) as manager:
+        print(f"{2 * jobs} jobs, in {len(partitions.status(manager))} partitions\n")
+    compare(urls, jobs, rounds)
+    rates(urls, seconds)
 
 
 def main() -> None:
