@@ -20,7 +20,7 @@ def status_command(context: click.Context) -> None:
     from ..ext import partitions
 
     rows = [
-        (one.name, one.start, "-" if one.end is None else one.end, one.rows, f"{one.bytes / 2**20:.1f} MiB")
+        (one.name, _shown(one.start), _shown(one.end), one.rows, f"{one.bytes / 2**20:.1f} MiB")
         for one in partitions.status(open_manager(context))
     ]
     print_table(("PARTITION", "FROM", "TO", "JOBS (ABOUT)", "SIZE"), rows)
@@ -39,7 +39,11 @@ def advance_command(context: click.Context, size: int | None) -> None:
 @partitions_group.command("compact")
 @click.pass_context
 def compact_command(context: click.Context) -> None:
-    """Give the space of partitions back whose jobs are all gone, to the archive for instance."""
+    """Drop partitions whose jobs are all gone, to the archive for instance."""
     from ..ext import partitions
 
     click.echo("\n".join(partitions.compact(open_manager(context))) or "nothing to compact")
+
+
+def _shown(job_id: int | None) -> str:
+    return "-" if job_id is None else str(job_id)

@@ -39,9 +39,9 @@ _DEFINITION: Final = "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE ind
 _EXISTS: Final = "SELECT to_regclass(%s) IS NOT NULL"
 _IS_PARTITIONED: Final = "SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass(%s)"
 _IS_PARTITIONED_INDEX: Final = "SELECT relkind = 'I' FROM pg_class WHERE oid = to_regclass(%s)"
-# The partitions, the name of each without its schema, and whether it has its part of the index.
+# The partitions, a number of each that no other has, and whether it has its part of the index.
 _PARTITIONS: Final = """
-SELECT relid::regclass::text, (SELECT relname::text FROM pg_class WHERE oid = relid), EXISTS (
+SELECT relid::regclass::text, relid::oid, EXISTS (
     SELECT 1 FROM pg_index JOIN pg_inherits ON inhrelid = indexrelid
     WHERE indrelid = relid AND inhparent = to_regclass(%s))
 FROM pg_partition_tree(%s::regclass) WHERE level = 1
@@ -101,10 +101,11 @@ class Concurrent:
         (schema,) = execute(_SCHEMA, (self.table,)).fetchone()
         whole = f"{schema}.{self.index}"
         execute(f"CREATE {self.kind} INDEX IF NOT EXISTS {self.index} ON ONLY {self.table} {self.rest}")
-        for partition, plain_name, has_part in execute(_PARTITIONS, (whole, self.table)).fetchall():
+        for partition, number, has_part in execute(_PARTITIONS, (whole, self.table)).fetchall():
             if not has_part:
-                # An index is in the schema of its table, and its name is cut off at 63 bytes.
-                name = '"' + f"{plain_name}_{self.index.strip(chr(34))}"[-63:] + '"'
+                # The same name each time, by which a half one is found, and no longer than 63 bytes.
+                short = self.index.strip('"').encode()[:50].decode(errors="ignore")
+                name = f'"{short}_{number}"'
                 sql = f"CREATE {self.kind} INDEX CONCURRENTLY {name} ON {partition} {self.rest}"
                 Concurrent(sql, name, partition, self.kind, self.rest).run(execute)
                 execute(f"ALTER INDEX {whole} ATTACH PARTITION {schema}.{name}")

@@ -49,9 +49,10 @@ class Difference:
 
     @property
     def is_fault(self) -> bool:
-        """Whether presgen misses it, or cannot write beside it; what else is there is nobody's fault."""
+        """Whether presgen misses it, cannot write beside it, or has left it; what else is there is nobody's fault."""
         is_in_the_way = self.kind == "column" and _REQUIRED.search(str(self.found)) is not None
-        return self.declared is not None or self.kind == "switch" or is_in_the_way
+        is_left = self.kind == "constraint" and self.name.startswith("presgen_")
+        return self.declared is not None or self.kind == "switch" or is_in_the_way or is_left
 
     def __str__(self) -> str:
         place = f"{self.kind} {self.name}" + (f" of {self.table}" if self.table else "")

@@ -12,13 +12,14 @@ import peewee as pw
 from ..bulk_copy import copy_rows
 from ..clock import is_sqlite
 from ..context import session
-from ..errors import ConstraintViolation, ValidationError
+from ..errors import ConstraintViolation, DatabaseBusy, ValidationError
 from ..status import UNFINISHED
 from ..validation import argument, mapping, several
 
 _INSERTED_AT_ONCE: Final = 500
 # PostgreSQL copies into no table whose rows it filters.
 _NOW_AND_WHETHER_FILTERED: Final = "SELECT statement_timestamp(), row_security_active(%s)"
+_LOOKS: Final = 100
 _ONE_UNFINISHED: Final = "idx_presentation_jobs_idempotency_key"
 _ENQUEUED: Final = ("owner", "voice_clone", "s3_pptx_path", "priority", "run_at", "max_attempts", "idempotency_key")
 """What a caller may set of a job; the rest is the life cycle's."""
@@ -54,7 +55,7 @@ class Queueable:
                 & (cls.idempotency_key == row[cls.idempotency_key])
                 & cls.status.in_(UNFINISHED)
             )
-            while True:  # until there is a twin, or none: it may be finished between the two statements
+            for _ in range(_LOOKS):  # until there is a twin, or none: it may be finished between the two statements
                 job = cls._inserted(insert) or cls.get_or_none(twin)
                 if job is not None and job.deleted_at is not None:
                     raise ConstraintViolation(
@@ -63,6 +64,7 @@ class Queueable:
                     )
                 if job is not None:
                     return job
+            raise DatabaseBusy("a job that cannot be seen from here has the idempotency key; try it again")
 
     @classmethod
     def _inserted(cls: Any, insert: Any) -> Any:

@@ -20,7 +20,7 @@ from killing import created_database, forked, in_child, require_same, steps_unti
 from presgen import MODELS, DatabaseManager, PresentationJob, User, VoiceClone
 from presgen.database import PostgresPool
 from presgen.embedded import EmbeddedServer
-from presgen.ext.partitions import conversion
+from presgen.ext.partitions import conversion, ranges
 from presgen.migrating.catalog import catalog
 
 _NUMBERS: Final = "SELECT sequencename::text, last_value FROM pg_sequences ORDER BY 1"
@@ -46,6 +46,7 @@ def kill_everywhere(new_database: Callable[[], str], *, every: int = 1, mutant: 
 
         def install_or_die(url: str = url, step: int = step) -> None:
             MUTANTS.get(mutant or "", lambda: None)()
+            ranges.ROOM = 100  # type: ignore[misc]
             stepping = steps_until(step)
             for name in ("execute_sql", "begin", "commit"):
                 setattr(PostgresPool, name, stepping(getattr(PostgresPool, name)))
@@ -78,6 +79,7 @@ def _work() -> None:
 
 
 def _install(url: str) -> None:
+    ranges.ROOM = 100  # type: ignore[misc]
     with DatabaseManager(url) as manager:
         _work()  # as the application does, whatever is half done
         manager.install("partitions", size=100)
@@ -108,8 +110,8 @@ def _commits_half_way() -> None:
     """The old table is put aside in a transaction of its own."""
     put_aside = conversion._put_aside
 
-    def put_aside_and_commit(database: Any, own: Any, name: str) -> None:
-        put_aside(database, own, name)
+    def put_aside_and_commit(database: Any, own: Any, name: str, names: dict[str, str]) -> None:
+        put_aside(database, own, name, names)
         database.commit()
         database.begin()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fixtures.partitioned import enqueue
+from fixtures.partitioned import enqueue, go_on_at
 
 from presgen import DatabaseManager
 from presgen.errors import ConstraintViolation, MigrationError
@@ -32,10 +32,10 @@ def test_a_migration_of_a_later_version(
     (tmp_path / "004_later.py").write_text(MIGRATION)
     migrator = Migrator(partitioned.database, tmp_path)
     assert migrator.migrate() == ["004_later"]
-    assert partitioned.database.execute_sql(VALID, ("%idx_later",)).fetchone() == (5, True)
+    assert partitioned.database.execute_sql(VALID, ("idx_later%",)).fetchone() == (5, True)
     assert partitions.advance(partitioned) == []
     assert migrator.rollback() == ["004_later"]
-    assert partitioned.database.execute_sql(VALID, ("%idx_later",)).fetchone() == (0, None)
+    assert partitioned.database.execute_sql(VALID, ("idx_later%",)).fetchone() == (0, None)
 
 
 def test_what_was_broken_off_is_built_to_its_end(partitioned: DatabaseManager) -> None:
@@ -44,21 +44,29 @@ def test_what_was_broken_off_is_built_to_its_end(partitioned: DatabaseManager) -
     statement = concurrent("CREATE UNIQUE INDEX CONCURRENTLY u ON public.presentation_jobs (id, s3_pptx_path)")
     assert statement is not None
     database.execute_sql("CREATE UNIQUE INDEX u ON ONLY presentation_jobs (id, s3_pptx_path)")
-    database.execute_sql("CREATE UNIQUE INDEX presentation_jobs_first_u ON presentation_jobs_first (id, s3_pptx_path)")
-    database.execute_sql("ALTER INDEX u ATTACH PARTITION presentation_jobs_first_u")
+    database.execute_sql("CREATE UNIQUE INDEX first_u ON presentation_jobs_first (id, s3_pptx_path)")
+    database.execute_sql("ALTER INDEX u ATTACH PARTITION first_u")
+    go_on_at(partitioned, 140)
     enqueue(2)
+    (number,) = database.execute_sql("SELECT 'presentation_jobs_from_131'::regclass::oid").fetchone()
     with pytest.raises(ConstraintViolation):
-        database.execute_sql(
-            "CREATE UNIQUE INDEX CONCURRENTLY presentation_jobs_from_131_u ON presentation_jobs_first (status)"
-        )
-    database.execute_sql("DROP INDEX presentation_jobs_from_131_u")
+        database.execute_sql(f"CREATE UNIQUE INDEX CONCURRENTLY u_{number} ON presentation_jobs_from_131 (status)")
+    assert database.execute_sql(VALID, ("u\\_%",)).fetchone() == (1, False)
     statement.run(database.execute_sql)
-    assert database.execute_sql(VALID, ("%\\_u",)).fetchone() == (4, True)
+    assert database.execute_sql(VALID, ("u\\_%",)).fetchone() == (3, True)
     statement.run(database.execute_sql)
     other = concurrent("CREATE INDEX CONCURRENTLY u ON presentation_jobs (id)")
     assert other is not None
     with pytest.raises(MigrationError, match="another index of the name"):
         other.run(database.execute_sql)
+
+
+@pytest.mark.parametrize("name", ["x" * 63, "\u00e9" * 31])
+def test_names_as_long_as_they_may_be(partitioned: DatabaseManager, name: str) -> None:
+    statement = concurrent(f'CREATE INDEX CONCURRENTLY "{name}" ON presentation_jobs (worker)')
+    assert statement is not None
+    statement.run(partitioned.database.execute_sql)
+    assert partitioned.database.execute_sql(VALID, (f"{name[:20]}%",)).fetchone() == (5, True)
 
 
 def test_search_after_partitions_and_before(filled: DatabaseManager) -> None:

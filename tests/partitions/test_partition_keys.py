@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import Any
@@ -13,7 +15,8 @@ from fixtures.partitioned import enqueue, go_on_at
 from fixtures.waiting import wait_until
 
 from presgen import DatabaseManager, JobStatus, PresentationJob, User, VoiceClone
-from presgen.errors import ConstraintViolation, DatabaseBusy
+from presgen.errors import ConstraintViolation, DatabaseBusy, InvalidTransition
+from presgen.status import UNFINISHED
 
 INDEX = "idx_presentation_jobs_idempotency_key"
 
@@ -166,3 +169,76 @@ def test_what_guards_the_keys_is_mended(partitioned: DatabaseManager) -> None:
 def test_nobody_writes_keys_but_the_function(partitioned: DatabaseManager) -> None:
     sql = "SELECT has_function_privilege('public', 'presgen_hold_key()', 'EXECUTE')"
     assert partitioned.database.execute_sql(sql).fetchone() == (False,)
+
+
+def test_a_key_that_nobody_holds_any_more_goes_to_who_asks_for_it(partitioned: DatabaseManager) -> None:
+    """Whatever the triggers have not seen: what was written without them, and what an older snapshot did not show."""
+    database = partitioned.database
+    (job,) = enqueue(idempotency_key="k")
+    database.execute_sql("ALTER TABLE presentation_jobs DISABLE TRIGGER USER")
+    PresentationJob.update(status=JobStatus.CANCELLED).where(PresentationJob.id == job.id).execute()
+    database.execute_sql("ALTER TABLE presentation_jobs ENABLE TRIGGER USER")
+    assert held(partitioned) == [(job.owner_id, "k", job.id)]
+    (other,) = enqueue(idempotency_key="k")
+    assert held(partitioned) == [(job.owner_id, "k", other.id)]
+    database.execute_sql("TRUNCATE presentation_jobs_first, job_events")
+    (third,) = enqueue(idempotency_key="k")
+    assert held(partitioned) == [(job.owner_id, "k", third.id)]
+    database.execute_sql("INSERT INTO presgen_idempotency_keys VALUES (%s, 'gone', 5)", (job.owner_id,))
+    partitioned.install("partitions")
+    assert held(partitioned) == [(job.owner_id, "k", third.id)]
+
+
+def unfinished(key: str) -> int:
+    return int(
+        PresentationJob.select()
+        .where(PresentationJob.idempotency_key == key, PresentationJob.status.in_(UNFINISHED))
+        .count()
+    )
+
+
+def most_at_once(manager: DatabaseManager, seconds: float) -> int:
+    """Enqueue, cancel and retry with one key from many sides; the most unfinished jobs with it that were ever seen."""
+    ends, first = time.monotonic() + seconds, PresentationJob.get()
+    levels = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
+
+    def work(seed: int) -> None:
+        chance = random.Random(seed)
+        while time.monotonic() < ends:
+            with suppress(ConstraintViolation, DatabaseBusy, InvalidTransition), manager.transaction():
+                manager.database.execute_sql(f"SET TRANSACTION ISOLATION LEVEL {chance.choice(levels)}")
+                jobs = list(PresentationJob.select().where(PresentationJob.idempotency_key == "k"))
+                if not jobs or chance.random() < 0.4:
+                    row = row_of(first)
+                    if chance.random() < 0.5:
+                        row["id"] = chance.randrange(31, 100_000)
+                    PresentationJob.insert(**row).execute()
+                elif chance.random() < 0.5:
+                    chance.choice(jobs).retry()
+                else:
+                    chance.choice(jobs).cancel()
+
+    with ThreadPoolExecutor(6) as pool:
+        working = [pool.submit(work, seed) for seed in range(6)]
+        most = 0
+        while any(not one.done() for one in working):
+            most = max(most, unfinished("k"))
+        for one in working:
+            one.result()
+    return max(most, unfinished("k"))
+
+
+def test_never_two_at_once_whatever_the_isolation(partitioned: DatabaseManager) -> None:
+    assert most_at_once(partitioned, 4) == 1
+    PresentationJob.update(status=JobStatus.CANCELLED).where(PresentationJob.status.in_(UNFINISHED)).execute()
+    assert held(partitioned) == []
+
+
+def test_two_at_once_would_be_noticed(partitioned: DatabaseManager) -> None:
+    """Where the function takes a key over without a look at its holder."""
+    sql = (
+        "SELECT replace(pg_get_functiondef('presgen_hold_key()'::regprocedure), 'IF EXISTS (', 'IF false AND EXISTS (')"
+    )
+    (changed,) = partitioned.database.execute_sql(sql).fetchone()
+    partitioned.database.execute_verbatim(changed)
+    assert most_at_once(partitioned, 2) > 1

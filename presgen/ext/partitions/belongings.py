@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -58,12 +57,20 @@ FROM pg_class, aclexplode(relacl)
 WHERE pg_class.oid = to_regclass(%s) AND grantee <> relowner
 ORDER BY 1, 2
 """
-_DEFAULT_RIGHTS: Final = """
-SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END, privilege_type
-FROM pg_class
-    JOIN pg_default_acl ON defaclrole = relowner AND defaclnamespace IN (0, relnamespace), aclexplode(defaclacl)
-WHERE pg_class.oid = to_regclass(%s) AND defaclobjtype = 'r' AND grantee <> relowner
-ORDER BY 1, 2
+# Whom the owner lets read what it makes, if they see all rows of the whole table: who makes dumps, and no tenant.
+_READERS: Final = """
+SELECT DISTINCT quote_ident(rolname)
+FROM pg_class AS whole
+    JOIN pg_default_acl ON defaclrole = relowner AND defaclnamespace IN (0, relnamespace) AND defaclobjtype = 'r'
+    CROSS JOIN aclexplode(defaclacl) AS granted
+    JOIN pg_roles AS reader ON reader.oid = granted.grantee AND reader.oid <> relowner
+WHERE whole.oid = to_regclass(%s) AND privilege_type = 'SELECT' AND (
+    NOT relrowsecurity OR rolsuper OR rolbypassrls OR EXISTS (
+        SELECT FROM pg_policy, unnest(polroles) AS admitted
+        WHERE polrelid = whole.oid AND polpermissive AND polcmd IN ('*', 'r')
+            AND pg_get_expr(polqual, polrelid) = 'true'
+            AND (admitted = 0 OR pg_has_role(reader.oid, admitted, 'USAGE'))))
+ORDER BY 1
 """
 _OWNER: Final = "SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = to_regclass(%s)"
 _SWITCHES: Final = """
@@ -105,8 +112,14 @@ FROM pg_class, aclexplode(coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN
 WHERE pg_class.oid IN (to_regclass(%(table)s), pg_get_serial_sequence(%(table)s, 'id')::regclass)
 UNION ALL
 SELECT 'the constraint ' || conname,
-    concat_ws(' ', pg_get_constraintdef(oid), convalidated, obj_description(oid, 'pg_constraint'))
+    concat_ws(' ', pg_get_constraintdef(oid), convalidated, obj_description(oid, 'pg_constraint'),
+        (SELECT array_agg(DISTINCT tgenabled) FROM pg_trigger WHERE tgconstraint = pg_constraint.oid))
 FROM pg_constraint WHERE conrelid = to_regclass(%(table)s) AND contype <> 'n' AND conparentid = 0
+UNION ALL
+SELECT format('the foreign key %%s of %%s', conname, conrelid::regclass),
+    concat_ws(' ', replace(pg_get_constraintdef(oid), ' NOT VALID', ''), obj_description(oid, 'pg_constraint'),
+        (SELECT array_agg(DISTINCT tgenabled) FROM pg_trigger WHERE tgconstraint = pg_constraint.oid))
+FROM pg_constraint WHERE confrelid = to_regclass(%(table)s) AND contype = 'f' AND conparentid = 0
 UNION ALL
 SELECT 'the index ' || relname, concat_ws(' ', replace(pg_get_indexdef(indexrelid), ' ON ONLY ', ' ON '), indisvalid,
     indisclustered, indisreplident, reltablespace, obj_description(indexrelid, 'pg_class'),
@@ -115,11 +128,14 @@ FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE indrelid = to_reg
 UNION ALL
 SELECT 'the trigger ' || tgname,
     concat_ws(' ', pg_get_triggerdef(oid), tgenabled, obj_description(oid, 'pg_trigger'))
-FROM pg_trigger WHERE tgrelid = to_regclass(%(table)s) AND NOT tgisinternal AND tgname NOT LIKE 'presgen\\_hold\\_key%%'
+FROM pg_trigger WHERE tgrelid = to_regclass(%(table)s) AND NOT tgisinternal
 UNION ALL
-SELECT 'the policy ' || polname, concat_ws(' ', polcmd, polpermissive, polroles, pg_get_expr(polqual, polrelid),
-    pg_get_expr(polwithcheck, polrelid), obj_description(oid, 'pg_policy'))
-FROM pg_policy WHERE polrelid = to_regclass(%(table)s)
+SELECT format('the policy %%s of %%s', polname, polrelid::regclass), concat_ws(' ', polcmd, polpermissive, polroles,
+    pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid), obj_description(oid, 'pg_policy'))
+FROM pg_policy
+WHERE polrelid = to_regclass(%(table)s) OR oid IN (
+    SELECT objid FROM pg_depend
+    WHERE classid = 'pg_policy'::regclass AND refclassid = 'pg_class'::regclass AND refobjid = to_regclass(%(table)s))
 UNION ALL
 SELECT 'a security label', provider || ' ' || objsubid || ' ' || label
 FROM pg_seclabel WHERE objoid = to_regclass(%(table)s) AND classoid = 'pg_class'::regclass
@@ -161,7 +177,8 @@ class Belongings:
     def add_referring(self, database: Any) -> None:
         """Add them again, to be checked beside the writers."""
         for table, key, text in self.referring:
-            database.execute_verbatim(f"ALTER TABLE {table} ADD CONSTRAINT {key} {text} NOT VALID")
+            unchecked = f"{text.removesuffix(' NOT VALID')} NOT VALID"
+            database.execute_verbatim(f"ALTER TABLE {table} ADD CONSTRAINT {key} {unchecked}")
 
     def make_again(self, database: Any) -> None:
         """Give the new table its owner, triggers, policies, switches and rights."""
@@ -213,9 +230,9 @@ def facts_of(database: Any, table: str) -> Facts:
     return frozenset(database.execute_sql(_FACTS, {"table": table}).fetchall())
 
 
-def require_same(before: Facts, after: Facts, *, but: Collection[str]) -> None:
+def require_same(before: Facts, after: Facts, *, but: set[str]) -> None:
     """Raise ConfigurationError with what the new table has not, or has otherwise, if its name is not in `but`."""
-    lost = sorted({name for name, _ in before ^ after if name.split()[-1] not in but})
+    lost = sorted({name for name, _ in before ^ after if but.isdisjoint(name.split())})
     if lost:
         raise ConfigurationError(f"partitions cannot have {', '.join(lost)} as it is; change that first")
 
@@ -226,16 +243,16 @@ def revoke_all(database: Any, thing: str) -> None:
         database.execute_verbatim(f"REVOKE ALL ON {thing} FROM {grantee}")
 
 
-def give_to_owner_of(database: Any, other: str, table: str) -> None:
-    """Let the owner of another table own a table, with the rights on it that the owner gives by default, and no others.
+def give_to_owner_of(database: Any, whole: str, table: str) -> None:
+    """Let the owner of the whole table own a part of it, which nobody else may use, but for who makes dumps of both.
 
-    What a policy keeps from somebody who reads the other table would not be kept from who reads this one.
+    What a policy keeps from somebody who reads the whole would not be kept from who reads the part.
     """
-    ((owner,),) = database.execute_sql(_OWNER, (other,)).fetchall()
+    ((owner,),) = database.execute_sql(_OWNER, (whole,)).fetchall()
     database.execute_verbatim(f"ALTER TABLE {table} OWNER TO {owner}")
     revoke_all(database, f"TABLE {table}")
-    for grantee, privilege in database.execute_sql(_DEFAULT_RIGHTS, (other,)).fetchall():
-        database.execute_verbatim(f"GRANT {privilege} ON TABLE {table} TO {grantee}")
+    for (reader,) in database.execute_sql(_READERS, (whole,)).fetchall():
+        database.execute_verbatim(f"GRANT SELECT ON TABLE {table} TO {reader}")
 
 
 def _grants(database: Any, thing: str) -> list[str]:

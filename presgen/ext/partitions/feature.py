@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final
 
 from ...clock import is_sqlite
@@ -10,7 +11,7 @@ from ...migrating.apart import at_work
 from ...validation import argument, at_least
 from . import keys
 from .changing import require_server
-from .conversion import INDEX_OF_EVENTS, OLD_INDEX_OF_EVENTS, convert
+from .conversion import INDEX_OF_EVENTS, OLD_INDEX_OF_EVENTS, convert, left_behind
 from .ranges import EVENTS, JOBS, is_partitioned
 
 COST: Final = "a claim looks into every partition; unfinished jobs' keys are checked by a trigger (docs/scale.md)"
@@ -36,9 +37,16 @@ def finish(database: Any, size: int | str | None = None) -> None:
 
 
 def uninstall(database: Any) -> None:
-    """Nothing without partitions; raises ConfigurationError, since their rows would have to be moved."""
-    if not is_sqlite(database) and any(is_partitioned(database, table) for table in (JOBS, EVENTS)):
+    """Take away what an installation that was broken off has left.
+
+    Raises ConfigurationError where there are partitions, since all rows would have to be moved.
+    """
+    if is_sqlite(database):
+        return
+    if any(is_partitioned(database, table) for table in (JOBS, EVENTS)):
         raise ConfigurationError("partitions stay, for all rows would have to be moved")
+    for statement in left_behind(database):
+        database.execute_verbatim(statement)
 
 
 def is_installed(database: Any) -> bool:
@@ -52,8 +60,7 @@ def is_installed(database: Any) -> bool:
 
 def _size(size: int | str | None) -> int | None:
     """As a number, also what `--set size=…` has as text."""
-    if size is None:
-        return None
-    if isinstance(size, str) and size.isascii() and size.isdigit():
-        size = int(size)
-    return int(argument(at_least(1), size, "size"))
+    if isinstance(size, str):
+        with suppress(ValueError):
+            size = int(size)
+    return None if size is None else int(argument(at_least(1), size, "size"))

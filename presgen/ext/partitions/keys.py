@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from ...status import UNFINISHED
 from .belongings import give_to_owner_of
-from .changing import seeing_all
 from .ranges import JOBS, partitions_of
 
 KEYS: Final = "presgen_idempotency_keys"
@@ -19,16 +18,21 @@ TRIGGER: Final = "presgen_hold_key"
 
 _STATES: Final = ", ".join(f"'{status.value}'" for status in UNFINISHED)
 _HOLDS: Final = "({row}.idempotency_key IS NOT NULL AND {row}.status IN (" + _STATES + "))"
+_HELD, _HOLDS_NOW = _HOLDS.format(row="OLD"), _HOLDS.format(row="NEW")
 _TABLE: Final = f"""
 CREATE TABLE IF NOT EXISTS {KEYS} (
     owner_id bigint NOT NULL, idempotency_key varchar(255) NOT NULL, job_id bigint NOT NULL)
 """
 _INDEX: Final = f"CREATE UNIQUE INDEX IF NOT EXISTS {INDEX} ON {KEYS} (owner_id, idempotency_key)"
-# Whoever may write a job may not write here, but for the function, which has its owner's rights. It leaves it to
-# ON CONFLICT to wait for somebody whose transaction is not over, and to refuse what that one's snapshot cannot see.
+# Whoever may write a job may not write here, but for the function, which has its owner's rights. A key whose holder
+# is finished or gone, without the triggers' knowledge, goes to who asks for it. The row is locked before its holder is
+# looked at, each in a statement of its own, so that the look sees what others have committed; under a snapshot that
+# is older, PostgreSQL refuses to lock what has changed since.
 _FUNCTION: Final = """
-CREATE OR REPLACE FUNCTION presgen_hold_key() RETURNS trigger
+CREATE OR REPLACE FUNCTION {name}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+DECLARE
+    holder bigint;
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
         DELETE FROM {keys};
@@ -38,20 +42,33 @@ BEGIN
         DELETE FROM {keys}
         WHERE owner_id = OLD.owner_id AND idempotency_key = OLD.idempotency_key AND job_id = OLD.id;
     END IF;
-    IF TG_OP <> 'DELETE' THEN
-        IF {holds_now} THEN
-            INSERT INTO {keys} VALUES (NEW.owner_id, NEW.idempotency_key, NEW.id) ON CONFLICT DO NOTHING;
-            IF NOT FOUND THEN
-                RAISE EXCEPTION USING
-                    ERRCODE = 'unique_violation', TABLE = '{jobs}', CONSTRAINT = '{index}',
-                    MESSAGE = 'another unfinished job of the owner has the idempotency key';
-            END IF;
-        END IF;
+    IF TG_OP = 'DELETE' THEN
+        RETURN NULL;
     END IF;
+    WHILE {holds_now} LOOP
+        INSERT INTO {keys} VALUES (NEW.owner_id, NEW.idempotency_key, NEW.id) ON CONFLICT DO NOTHING;
+        EXIT WHEN FOUND;
+        SELECT job_id INTO holder FROM {keys}
+        WHERE owner_id = NEW.owner_id AND idempotency_key = NEW.idempotency_key FOR UPDATE;
+        CONTINUE WHEN NOT FOUND;
+        IF EXISTS (
+            SELECT FROM {jobs} AS job
+            WHERE id = holder AND id <> NEW.id AND owner_id = NEW.owner_id
+                AND idempotency_key = NEW.idempotency_key AND {holds})
+        THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'unique_violation', SCHEMA = TG_TABLE_SCHEMA, TABLE = '{jobs}', CONSTRAINT = '{index}',
+                MESSAGE = 'another unfinished job of the owner has the idempotency key',
+                DETAIL = format('Key (owner_id, idempotency_key)=(%%s, %%s) is held by job %%s.',
+                    NEW.owner_id, NEW.idempotency_key, holder);
+        END IF;
+        UPDATE {keys} SET job_id = NEW.id
+        WHERE owner_id = NEW.owner_id AND idempotency_key = NEW.idempotency_key;
+        EXIT;
+    END LOOP;
     RETURN NULL;
 END $$
 """
-_HELD, _HOLDS_NOW = _HOLDS.format(row="OLD"), _HOLDS.format(row="NEW")
 _EVENTS: Final = {
     "insert": f"AFTER INSERT ON {JOBS} FOR EACH ROW WHEN {_HOLDS_NOW}",
     "update": f"AFTER UPDATE ON {JOBS} FOR EACH ROW WHEN ("
@@ -61,6 +78,7 @@ _EVENTS: Final = {
     "truncate": f"AFTER TRUNCATE ON {JOBS} FOR EACH STATEMENT",
 }
 _EMPTY: Final = "DELETE FROM {keys}"
+# By the index of the status, for few are unfinished.
 _FILL: Final = """
 INSERT INTO {keys}
 SELECT owner_id, idempotency_key, id FROM {partition} AS job WHERE {holds}
@@ -68,35 +86,38 @@ SELECT owner_id, idempotency_key, id FROM {partition} AS job WHERE {holds}
 _OWNER: Final = "SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = to_regclass(%s)"
 _PARTS: Final = """
 SELECT (SELECT count(*) FROM pg_trigger
-        WHERE tgrelid = to_regclass(%s) AND tgname LIKE %s AND tgenabled IN ('O', 'A')
-            AND tgfoid = to_regprocedure('presgen_hold_key()')),
+        WHERE tgrelid = to_regclass(%s) AND tgname = ANY (%s) AND tgenabled IN ('O', 'A')
+            AND tgfoid = to_regprocedure(%s)),
     (SELECT count(*) FROM pg_index
         WHERE indexrelid = to_regclass(%s) AND indrelid = to_regclass(%s) AND indisunique AND indisvalid)
 """
+TRIGGERS: Final = [f"{TRIGGER}_{event}" for event in _EVENTS]
 
 
 def guard(database: Any, schema: str) -> None:
-    """Make the table and the triggers, or make them again, and write down who holds which key."""
-    database.execute_sql(f"LOCK TABLE {JOBS} IN SHARE ROW EXCLUSIVE MODE")
+    """Make the table and the triggers, or make them again, and write down who holds which key.
+
+    Nobody else may be at work on the jobs. Raises ConstraintViolation for two unfinished jobs with one key.
+    """
+    holds = _HOLDS.format(row="job")
+    words = {"schema": schema, "name": TRIGGER, "keys": KEYS, "jobs": JOBS, "index": INDEX}
     database.execute_sql(_TABLE)
     database.execute_sql(_INDEX)
-    words = {"schema": schema, "keys": KEYS, "jobs": JOBS, "index": INDEX, "holds_now": _HOLDS_NOW}
-    database.execute_sql(_FUNCTION.format(**words))
-    database.execute_sql("REVOKE ALL ON FUNCTION presgen_hold_key() FROM PUBLIC")
     give_to_owner_of(database, JOBS, KEYS)
-    ((owner,),) = database.execute_sql(_OWNER, (KEYS,)).fetchall()
-    database.execute_verbatim(f"ALTER FUNCTION presgen_hold_key() OWNER TO {owner}")
-    for event, statement in _EVENTS.items():
-        database.execute_sql(f"DROP TRIGGER IF EXISTS {TRIGGER}_{event} ON {JOBS}")
-        database.execute_sql(f"CREATE TRIGGER {TRIGGER}_{event} {statement} EXECUTE FUNCTION presgen_hold_key()")
+    database.execute_sql(_FUNCTION.format(**words, holds=holds, holds_now=_HOLDS_NOW))
+    database.execute_sql(f"REVOKE ALL ON FUNCTION {TRIGGER}() FROM PUBLIC")
+    ((owner,),) = database.execute_sql(_OWNER, (JOBS,)).fetchall()
+    database.execute_verbatim(f"ALTER FUNCTION {TRIGGER}() OWNER TO {owner}")
+    for name, event in zip(TRIGGERS, _EVENTS.values(), strict=True):
+        database.execute_sql(f"DROP TRIGGER IF EXISTS {name} ON {JOBS}")
+        database.execute_sql(f"CREATE TRIGGER {name} {event} EXECUTE FUNCTION {TRIGGER}()")
     database.execute_sql(_EMPTY.format(keys=KEYS))
-    with seeing_all(database):
-        for partition in partitions_of(database, JOBS):
-            holds = _HOLDS.format(row="job")
-            database.execute_sql(_FILL.format(keys=KEYS, partition=partition.name, holds=holds))
+    database.execute_sql("SET LOCAL row_security = off")  # an error, where a part of the rows only would be seen
+    for partition in partitions_of(database, JOBS):
+        database.execute_sql(_FILL.format(keys=KEYS, partition=partition.name, holds=holds))
 
 
 def are_guarded(database: Any) -> bool:
     """Whether every trigger and the unique index are there, and at work."""
-    pattern = TRIGGER.replace("_", r"\_") + r"\_%"
-    return bool(database.execute_sql(_PARTS, (JOBS, pattern, INDEX, KEYS)).fetchone() == (len(_EVENTS), 1))
+    parts = database.execute_sql(_PARTS, (JOBS, TRIGGERS, f"{TRIGGER}()", INDEX, KEYS)).fetchone()
+    return bool(parts == (len(TRIGGERS), 1))

@@ -6,47 +6,47 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ...errors import ConfigurationError
 from ...roles import require_all_rows
 
 JOBS: Final = "presentation_jobs"
 EVENTS: Final = "job_events"
 KEY: Final = {JOBS: "id", EVENTS: "job_id"}
 """The column by whose values a table's rows are divided: the job's id, in either table."""
-SIZE_MIN: Final = 100_000
-"""A partition has room for so many jobs at least, if nobody says otherwise."""
+ROOM: Final = 100_000
+"""A partition has room for so many jobs at least, if nobody says otherwise; the first one, whoever says what.
 
-_MONTH: Final = """
-SELECT coalesce(max(id) - min(id), 0) FROM presentation_jobs WHERE created_at >= now() - interval '30 days'
+While the first one is made, ids that come after it are refused.
 """
-_HIGHEST: Final = "SELECT coalesce(max(id), 0) FROM presentation_jobs"
-_LAST_GIVEN: Final = "SELECT last_value FROM {sequence}"
-_SEQUENCE: Final = "SELECT pg_get_serial_sequence('presentation_jobs', 'id')"
+
+_MONTH: Final = "SELECT count(*) FROM presentation_jobs WHERE created_at >= now() - interval '30 days'"
+_HIGHEST: Final = "SELECT coalesce(max({key}), 0) FROM {table}"
+_LAST_GIVEN: Final = "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence(%s, 'id')::regclass), 0)"
 _IS_PARTITIONED: Final = "SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass(%s)"
 _PARTITIONS: Final = """
 SELECT child.relname::text, pg_get_expr(child.relpartbound, child.oid), pg_total_relation_size(child.oid),
-    greatest(child.reltuples, 0)::bigint
+    pg_relation_size(child.oid) > 0, greatest(child.reltuples, 0)::bigint
 FROM pg_partitioned_table JOIN pg_inherits ON inhparent = partrelid JOIN pg_class AS child ON child.oid = inhrelid
 WHERE partrelid = to_regclass(%s)
 """
-_BOUNDS: Final = re.compile(r"FOR VALUES FROM \('?(?P<start>MINVALUE|\d+)'?\) TO \('?(?P<end>MAXVALUE|\d+)'?\)")
+_BOUNDS: Final = re.compile(r"FOR VALUES FROM \('?(?P<start>MINVALUE|\d+)'?\) TO \('?(?P<end>\d+)'?\)")
 
 
 @dataclass(frozen=True)
 class Partition:
     """A partition of a table: the jobs with `start` <= id < `end`, or their events."""
 
-    start: int
-    """0 for the first one, which takes whatever comes before the others."""
+    start: int | None
+    """None for the first one, which takes whatever comes before the others, and for the last one."""
     end: int | None
-    """None for the last one, which takes whatever comes after the others."""
+    """None for the last one, which takes whatever belongs to no other."""
     name: str
     bytes: int
+    """What it takes on the disk with its indexes."""
+    has_pages: bool
+    """Whether it may have rows; those that were deleted, too, while a transaction may still see them."""
     rows: int
     """As the planner last knew."""
-
-    def has(self, job_id: int) -> bool:
-        """Whether the job's place is here."""
-        return self.start <= job_id and (self.end is None or job_id < self.end)
 
 
 def is_partitioned(database: Any, table: str) -> bool:
@@ -57,43 +57,52 @@ def is_partitioned(database: Any, table: str) -> bool:
 def partitions_of(database: Any, table: str) -> list[Partition]:
     """The partitions of a table in the order of their ids; none for a table that has none."""
     found = []
-    for name, bounds, size, rows in database.execute_sql(_PARTITIONS, (table,)).fetchall():
+    for name, bounds, size, has_pages, rows in database.execute_sql(_PARTITIONS, (table,)).fetchall():
         match = _BOUNDS.fullmatch(bounds)
-        if match is not None:
-            start = 0 if match["start"] == "MINVALUE" else int(match["start"])
-            end = None if match["end"] == "MAXVALUE" else int(match["end"])
-            found.append(Partition(start, end, name, size, rows))
-    return sorted(found, key=lambda partition: partition.start)
+        if match is None:
+            start = end = None
+        else:
+            start = None if match["start"] == "MINVALUE" else int(match["start"])
+            end = int(match["end"])
+        found.append(Partition(start, end, name, size, has_pages, rows))
+    return sorted(found, key=lambda partition: (partition.end is None, partition.end))
 
 
-def month_of_ids(database: Any) -> int:
-    """How many ids a partition is to have room for: as many as the last 30 days have taken.
+def month_of_jobs(database: Any) -> int:
+    """How many jobs a partition is to have room for: as many as the last 30 days had.
 
     Raises ConfigurationError for a login that sees some jobs only.
     """
     require_all_rows(database, JOBS)
     (count,) = database.execute_sql(_MONTH).fetchone()
-    return max(SIZE_MIN, int(count))
+    return max(ROOM, int(count))
 
 
-def last_id(database: Any) -> int:
-    """The highest id of a job, whoever gave it; raises ConfigurationError as month_of_ids() does."""
-    require_all_rows(database, JOBS)
-    (highest,) = database.execute_sql(_HIGHEST).fetchone()
-    return max(int(highest), last_given(database))
+def room_for(size: int) -> int:
+    """How many ids are to come before those of partitions that are not there yet."""
+    return max(size, ROOM)
 
 
 def last_given(database: Any) -> int:
     """The last id that the sequence has given."""
-    (sequence,) = database.execute_sql(_SEQUENCE).fetchone()
-    return int(database.execute_sql(_LAST_GIVEN.format(sequence=sequence)).fetchone()[0])
+    return int(database.execute_sql(_LAST_GIVEN, (JOBS,)).fetchone()[0])
+
+
+def end_after(database: Any, table: str, room: int) -> int:
+    """An end for a table's first partition, with room for so many ids after those that there are.
+
+    Raises ConfigurationError for an id that somebody has given far beyond the sequence's, for all that the sequence is
+    still to give would share the partition with it.
+    """
+    last = last_given(database)
+    (highest,) = database.execute_sql(_HIGHEST.format(key=KEY[table], table=table)).fetchone()
+    if highest > last + room:
+        raise ConfigurationError(
+            f"job {highest} lies far beyond the last id that was given, {last}: give it another id, or set the sequence"
+        )
+    return max(int(highest), last) + 1 + room
 
 
 def name_of(table: str, start: int) -> str:
     """The name of the partition whose ids begin so."""
     return f"{table}_from_{start}"
-
-
-def bounds(start: int, end: int | None) -> str:
-    """As SQL says it."""
-    return f"FROM ({start or 'MINVALUE'}) TO ({'MAXVALUE' if end is None else end})"

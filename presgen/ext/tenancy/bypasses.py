@@ -12,7 +12,7 @@ from ...context import session
 from ...errors import ConfigurationError
 from ...manager import DatabaseManager
 from ...models import User
-from .policies import ALL_ROWS, FIND_USER, POLICIES, TABLES
+from .policies import ALL_ROWS, FIND_USER, PARTS_OF_TABLES, POLICIES, TABLES
 
 _INSTALL: Final = "run: presgen install tenancy"
 
@@ -36,12 +36,8 @@ WHERE oid = ANY (%(tables)s)
 ORDER BY oid
 """
 # Policies are asked of the table that a statement names.
-_PARTITIONS: Final = """
-SELECT oid::regclass::text
-FROM pg_class JOIN pg_inherits ON inhrelid = oid
-WHERE inhparent = ANY (%(tables)s)
-  AND (has_any_column_privilege(oid, 'SELECT, INSERT, UPDATE') OR has_table_privilege(oid, 'DELETE, TRUNCATE'))
-ORDER BY 1
+_MAY_USE: Final = """
+SELECT has_any_column_privilege(%(part)s, 'SELECT, INSERT, UPDATE') OR has_table_privilege(%(part)s, 'DELETE, TRUNCATE')
 """
 _POLICIES: Final = """
 SELECT relname::text, polname::text, polpermissive, polcmd::text, polroles, pg_get_expr(polqual, polrelid),
@@ -166,11 +162,12 @@ def _about_tables(database: Any, found: dict[str, Any], *, may_everything: bool)
         if may_truncate and not may_everything:
             yield f"this login may TRUNCATE {table}, which no policy filters: REVOKE TRUNCATE ON {table} from it"
     if not may_everything:
-        for (partition,) in database.execute_sql(_PARTITIONS, found).fetchall():
-            yield (
-                f"this login may use {partition}, a part of a table that no policy filters: "
-                f"REVOKE ALL ON {partition} from it, or log in as a role that does not own it"
-            )
+        for (part,) in database.execute_sql(PARTS_OF_TABLES, {"tables": list(TABLES)}).fetchall():
+            if database.execute_sql(_MAY_USE, {"part": part}).fetchone()[0]:
+                yield (
+                    f"this login may use {part}, a part of the jobs or events that no policy filters: "
+                    f"REVOKE ALL ON {part} from it, or log in as a role that does not own it"
+                )
 
 
 def _about_features(database: Any, *, may_everything: bool) -> Iterator[str]:

@@ -47,6 +47,16 @@ POLICIES: Final = (
     Policy("job_events", "presgen_recorded", "pg_trigger_depth() > 0", command="INSERT"),
 )
 
+PARTS_OF_TABLES: Final = """
+SELECT oid::regclass::text
+FROM pg_class
+WHERE oid = to_regclass('presgen_idempotency_keys') OR oid IN (
+    SELECT inhrelid FROM pg_inherits
+    WHERE inhparent = ANY (ARRAY(SELECT to_regclass(name) FROM unnest(%(tables)s) AS name)))
+ORDER BY 1
+"""
+"""The partitions, and the table of keys that they have."""
+
 INDEX: Final = "idx_presentation_jobs_owner_created_at"
 CHANGES: Final = (INDEX, "ROW LEVEL SECURITY")
 _INDEX: Final = f"CREATE INDEX IF NOT EXISTS {INDEX} ON presentation_jobs (owner_id, created_at DESC, id DESC)"
@@ -121,6 +131,9 @@ def install(database: Any, *, app: str | None = None, worker: str | None = None)
         database.execute_sql(
             f"CREATE POLICY {policy.name} ON {policy.table} FOR {policy.command} {check} ({policy.condition})"
         )
+    # What of the tables has no policies of its own, and shows everybody's rows to who may read it.
+    for (part,) in database.execute_sql(PARTS_OF_TABLES, {"tables": list(TABLES)}).fetchall():
+        database.execute_verbatim(f"REVOKE ALL ON {part} FROM {its_app}")
     _make_find_user(database, its_app, worker)
     database.execute_sql(_INDEX)
 
