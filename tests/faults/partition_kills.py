@@ -21,12 +21,13 @@ from presgen import MODELS, DatabaseManager, PresentationJob, User, VoiceClone
 from presgen.database import PostgresPool
 from presgen.embedded import EmbeddedServer
 from presgen.ext.partitions import conversion, ranges
+from presgen.ext.partitions.conversion import left_behind
 from presgen.migrating.catalog import catalog
 
 _NUMBERS: Final = "SELECT sequencename::text, last_value FROM pg_sequences ORDER BY 1"
-# Where the ranges end depends on when the first process was killed; that both tables have the same does not.
-_PARTS: Final = """
-SELECT pg_get_expr(child.relpartbound, child.oid), inhparent::regclass::text
+# Where the ranges end depends on when the first process was killed; that there are all kinds of them does not.
+_KINDS: Final = """
+SELECT DISTINCT inhparent::regclass::text, substring(child.relname FROM '_(first|from|rest)(?:_|$)')
 FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
 WHERE inhparent::regclass::text IN ('presentation_jobs', 'job_events')
 ORDER BY 1, 2
@@ -95,12 +96,11 @@ def _state(url: str) -> Any:
             kind: sorted(thing for thing in things if thing[0] in tables or not thing[0])
             for kind, things in catalog(database).items()
         }
-        parts = database.execute_sql(_PARTS).fetchall()
-        bounds = {table: [bound for bound, of in parts if of == table] for table in ("presentation_jobs", "job_events")}
         return {
             "features": manager.features(),
             "numbers": repr(database.execute_sql(_NUMBERS).fetchall()),
-            "partitions": [len(parts), bounds["presentation_jobs"] == bounds["job_events"]],
+            "partitions": repr(database.execute_sql(_KINDS).fetchall()),
+            "left": left_behind(database),
             **tables,
             **schema,
         }

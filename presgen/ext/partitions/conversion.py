@@ -93,9 +93,10 @@ def convert(database: Any, size: int | None) -> None:
         for statement in _BUILT_BESIDE.values() if EVENTS in whole else ():
             _execute(database, statement)
         for table in whole:
+            if table == EVENTS:
+                _check_references(database)  # its own key has to hold before the table is another one's partition
             _limit_ids(database, table, size)
             patiently(database, f"partitioning {table}", partial(_partition, database, table, size))
-            _check_references(database)
         if JOBS not in whole:
             patiently(database, "guarding the keys", partial(_guard, database))
     except BaseException:
