@@ -19,7 +19,7 @@ from ..validation import argument, mapping, several
 _INSERTED_AT_ONCE: Final = 500
 # PostgreSQL copies into no table whose rows it filters.
 _NOW_AND_WHETHER_FILTERED: Final = "SELECT statement_timestamp(), row_security_active(%s)"
-_LOOKS: Final = 100
+_LOOKS: Final = 20
 _ONE_UNFINISHED: Final = "idx_presentation_jobs_idempotency_key"
 _ENQUEUED: Final = ("owner", "voice_clone", "s3_pptx_path", "priority", "run_at", "max_attempts", "idempotency_key")
 """What a caller may set of a job; the rest is the life cycle's."""

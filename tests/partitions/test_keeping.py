@@ -7,13 +7,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg2
 import pytest
 from fixtures.partitioned import SIZE, enqueue, go_on_at, rows
 from fixtures.waiting import wait_until
 
-from presgen import DatabaseManager, JobEvent, JobStatus, PresentationJob, VoiceClone, Worker
+from presgen import DatabaseManager, JobEvent, JobStatus, PresentationJob, User, VoiceClone, Worker
+from presgen.embedded import EmbeddedServer
 from presgen.errors import ConfigurationError, ConstraintViolation, ValidationError
 from presgen.ext import archive, partitions
 from presgen.ext.partitions import conversion, ranges
@@ -147,6 +149,7 @@ def test_half_a_conversion_is_told_and_gone_on_with(filled: DatabaseManager, mon
     for work in (partitions.status, partitions.advance, partitions.compact):
         with pytest.raises(ConfigurationError, match="not both partitioned; run: presgen install partitions"):
             work(filled)
+    filled.uninstall("partitions")
     go_on_at(filled, 400)  # beyond the first partition: nothing that was made for the conversion is in the way
     (job,) = enqueue()
     job.cancel()
@@ -230,3 +233,56 @@ def test_statistics_are_those_of_the_whole(partitioned: DatabaseManager) -> None
     partitions.advance(partitioned, size=SIZE)
     sql = "SELECT reltuples FROM pg_class WHERE relname = 'presentation_jobs'"
     assert partitioned.database.execute_sql(sql).fetchone() == (230,)
+
+
+def test_the_last_few_deleted_rows_keep_no_partition(
+    partitioned: DatabaseManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PostgreSQL leaves the pages of so few, of its own accord."""
+    database = partitioned.database
+    database.execute_sql("ALTER TABLE presentation_jobs_first SET (vacuum_truncate = off)")
+    PresentationJob.delete().where(PresentationJob.id < 30).execute()
+    database.execute_sql("VACUUM presentation_jobs_first")
+    go_on_at(partitioned, 140)
+    enqueue()
+    PresentationJob.delete().where(PresentationJob.id == 30).execute()
+    assert partitions.compact(partitioned) == ["presentation_jobs_first"]
+
+
+def test_an_autovacuum_makes_way(little_room: None) -> None:
+    """PostgreSQL ends one for whoever waits for a second, and no sooner."""
+    slow = "autovacuum_vacuum_threshold = 1, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 100"
+    with TemporaryDirectory(prefix="presgen-server-") as folder:
+        Path(folder).chmod(0o755)
+        server = EmbeddedServer(Path(folder) / "server", settings={"autovacuum_naptime": "1s", "fsync": "off"})
+        with server, DatabaseManager(server.url) as manager:
+            manager.migrate()
+            voice = VoiceClone.create(name="v", s3_path="/v.wav", owner=User.create(name="Ada"))
+            row = {"owner": voice.owner_id, "voice_clone": voice.id, "s3_pptx_path": "/x.pptx"}
+            PresentationJob.enqueue_many([row] * 20_000)
+            manager.install("partitions", size=SIZE)
+            go_on_at(manager, 20_150)
+            manager.database.execute_sql(
+                f"ALTER TABLE presentation_jobs_first SET ({slow}, autovacuum_vacuum_cost_limit = 1)"
+            )
+            PresentationJob.update(priority=1).execute()
+            enqueue()
+            sql = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'autovacuum:%%presentation_jobs_first%%'"
+            wait_until(lambda: manager.database.execute_sql(sql).fetchall())
+            began = time.monotonic()
+            assert len(partitions.advance(manager, size=SIZE)) == 1
+            assert time.monotonic() - began < 20
+
+
+def test_sizes_are_counted_once(partitioned: DatabaseManager) -> None:
+    total = sum(
+        one.bytes
+        for table in ("presentation_jobs", "job_events")
+        for one in ranges.partitions_of(partitioned.database, table)
+    )
+    assert sum(one.bytes for one in partitions.status(partitioned)) == total
+
+
+def test_before_there_is_a_schema(postgresql: str, empty_url: str) -> None:
+    with DatabaseManager(empty_url) as manager, pytest.raises(ConfigurationError, match="run: presgen migrate"):
+        partitions.status(manager)

@@ -237,7 +237,7 @@ def test_never_two_at_once_whatever_the_isolation(partitioned: DatabaseManager) 
 def test_two_at_once_would_be_noticed(partitioned: DatabaseManager) -> None:
     """Where the function takes a key over without a look at its holder."""
     sql = (
-        "SELECT replace(pg_get_functiondef('presgen_hold_key()'::regprocedure), 'IF EXISTS (', 'IF false AND EXISTS (')"
+        "SELECT replace(pg_get_functiondef('presgen_hold_key()'::regprocedure), 'IF is_held', 'IF false AND is_held')"
     )
     (changed,) = partitioned.database.execute_sql(sql).fetchone()
     partitioned.database.execute_verbatim(changed)

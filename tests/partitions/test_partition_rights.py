@@ -177,3 +177,23 @@ def test_who_does_not_own_the_tables_cannot(tenants: Tenancy) -> None:
             for work in (partitions.compact, partitions.advance):
                 with pytest.raises(ConfigurationError, match="connect as the role that owns|does not see all rows"):
                     work(manager)
+
+
+def test_an_owner_that_does_not_see_all_jobs_takes_no_key_from_their_holders(tenants: Tenancy) -> None:
+    with DatabaseManager(tenants.admin_url) as admin:
+        user = User.create(name="Ada")
+        voice = with_voice_and_job(user).voice_clone_id
+        row = {"owner": user, "voice_clone": voice, "s3_pptx_path": "/x.pptx", "idempotency_key": "k"}
+        job = PresentationJob.enqueue(**row)
+        owner = admin.database.execute_sql(
+            "SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'presgen_hold_key'"
+        )
+        assert owner.fetchone() == (tenants.roles.owner,)
+    with DatabaseManager(tenants.urls["worker"]):
+        assert PresentationJob.enqueue(**row) == job
+    tenants.admin(f"REVOKE {tenants.roles.worker} FROM {tenants.roles.owner}")
+    with DatabaseManager(tenants.urls["worker"]):
+        with pytest.raises(StatementInvalid, match="does not see all jobs: make it a member of the worker role"):
+            PresentationJob.enqueue(**row)
+        PresentationJob.get_by_id(job.id).cancel()
+        assert PresentationJob.enqueue(**row).id != job.id

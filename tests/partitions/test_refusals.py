@@ -44,6 +44,11 @@ OBSTACLES = [
     ("CREATE UNIQUE INDEX u ON job_events (attempt, id) INCLUDE (job_id)", "unique index u, which has no job_id"),
     ("ALTER TABLE job_events ALTER COLUMN id DROP IDENTITY", "column id, whose values are no identity's"),
     (
+        "CREATE INDEX i ON presentation_jobs (attempt);; "
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'i'::regclass",
+        "index i, which is not valid",
+    ),
+    (
         "CREATE TABLE mine (event_id bigint REFERENCES job_events)",
         "mine_event_id_fkey of mine, for an event's id alone",
     ),

@@ -56,6 +56,7 @@ def changing(database: Any) -> Iterator[str]:
 @contextmanager
 def adding(database: Any) -> Iterator[str]:
     """The same, with everybody else kept from jobs and events, and from writing what they refer to."""
+    _stop_autovacuum(database)
     with changing(database) as schema:
         _lock(database, {**dict.fromkeys(_REFERRED, "SHARE ROW EXCLUSIVE"), **dict.fromkeys((JOBS, EVENTS), _ALL)})
         yield schema
@@ -64,6 +65,7 @@ def adding(database: Any) -> Iterator[str]:
 @contextmanager
 def changing_alone(database: Any) -> Iterator[str]:
     """The same, with everybody else kept from all tables, also those whose keys refer here."""
+    _stop_autovacuum(database)
     with changing(database) as schema:
         referring = [table for (table,) in database.execute_sql(_REFERRING, (JOBS, EVENTS)).fetchall()]
         groups = [_REFERRED, (JOBS, EVENTS, *referring)]
@@ -71,6 +73,12 @@ def changing_alone(database: Any) -> Iterator[str]:
         random.shuffle(groups)
         _lock(database, dict.fromkeys(itertools.chain(*groups), _ALL))
         yield schema
+
+
+def _stop_autovacuum(database: Any) -> None:
+    """Let PostgreSQL end an autovacuum of the tables, as it does when somebody waits for a second; writers go on."""
+    with changing(database):
+        database.execute_sql(f"LOCK TABLE {JOBS}, {EVENTS} IN SHARE UPDATE EXCLUSIVE MODE")
 
 
 def _lock(database: Any, modes: dict[str, str]) -> None:

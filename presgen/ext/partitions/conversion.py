@@ -25,7 +25,7 @@ from .ranges import (
     KEY,
     end_after,
     is_partitioned,
-    month_of_jobs,
+    month_of_ids,
     name_of,
     partitions_of,
     room_for,
@@ -88,7 +88,7 @@ def convert(database: Any, size: int | None) -> None:
     whole = [table for table in (JOBS, EVENTS) if not is_partitioned(database, table)]
     for table in whole:
         require_none(database, table, but=(keys.INDEX, _KEY_OF_EVENTS))
-    size = size or month_of_jobs(database)
+    size = size or month_of_ids(database)
     try:
         for statement in _BUILT_BESIDE.values() if EVENTS in whole else ():
             _execute(database, statement)

@@ -37,13 +37,13 @@ def finish(database: Any, size: int | str | None = None) -> None:
 
 
 def uninstall(database: Any) -> None:
-    """Take away what an installation that was broken off has left.
+    """Take away what an installation that was broken off has left; jobs that it has divided already stay so.
 
-    Raises ConfigurationError where there are partitions, since all rows would have to be moved.
+    Raises ConfigurationError where jobs and events are partitioned, since all rows would have to be moved.
     """
     if is_sqlite(database):
         return
-    if any(is_partitioned(database, table) for table in (JOBS, EVENTS)):
+    if is_partitioned(database, JOBS) and is_partitioned(database, EVENTS):
         raise ConfigurationError("partitions stay, for all rows would have to be moved")
     for statement in left_behind(database):
         database.execute_verbatim(statement)

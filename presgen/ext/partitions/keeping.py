@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -18,7 +19,7 @@ from .ranges import (
     Partition,
     is_partitioned,
     last_given,
-    month_of_jobs,
+    month_of_ids,
     name_of,
     partitions_of,
     room_for,
@@ -26,8 +27,13 @@ from .ranges import (
 
 # Before a partition of jobs goes, PostgreSQL looks for events that refer to it: by their index, and not in all of them.
 _BY_INDEX: Final = ("SET LOCAL enable_hashjoin = off", "SET LOCAL enable_mergejoin = off")
+# All of the rows, and the pages with them, also where the server thinks that few are not worth it.
+_VACUUM: Final = "VACUUM (INDEX_CLEANUP ON, TRUNCATE ON) {name}"
 _HAS_ROWS: Final = "SELECT EXISTS (SELECT FROM {name})"
 _HIGHEST_BETWEEN: Final = "SELECT max({key}) FROM {name} WHERE {key} >= %s AND {key} < %s"
+
+
+logger = logging.getLogger("database")
 
 
 def status(manager: Any) -> list[Partition]:
@@ -39,7 +45,7 @@ def status(manager: Any) -> list[Partition]:
     with manager.session() as database:
         events = partitions_of(database, EVENTS)
         return [
-            replace(one, bytes=one.bytes + sum(other.bytes for other in events if other.start == one.start))
+            replace(one, bytes=one.bytes + sum(other.bytes for other in events if one.has_the_start_of(other)))
             for one in partitions_of(database, JOBS)
         ]
 
@@ -56,7 +62,7 @@ def advance(manager: Any, *, size: int | None = None) -> list[str]:
         size = argument(at_least(1), size, "size")
     _require_both(manager.database)
     with at_work(manager.database) as database:
-        room = size or month_of_jobs(database)
+        room = size or month_of_ids(database)
         created = patiently(database, "advancing", partial(_advance, database, room))
         return _analyzed(database, created)
 
@@ -70,13 +76,18 @@ def compact(manager: Any) -> list[str]:
     _require_both(manager.database)
     with at_work(manager.database) as database:
         for partition in _emptied(database):
-            patiently(database, "vacuuming", partial(database.execute_sql, f"VACUUM {partition.name}"))
+            patiently(database, "vacuuming", partial(database.execute_sql, _VACUUM.format(name=partition.name)))
+        left = [partition.name for partition in _emptied(database)]
+        if left:
+            logger.warning("%s had its last rows deleted, which a transaction may still see", ", ".join(left))
         dropped = patiently(database, "compacting", partial(_compact, database))
         return _analyzed(database, dropped)
 
 
 def _require_both(database: Any) -> None:
     require_server(database)
+    if not database.table_exists(JOBS):
+        raise ConfigurationError("there are no jobs yet; run: presgen migrate")
     if not (is_partitioned(database, JOBS) and is_partitioned(database, EVENTS)):
         raise ConfigurationError("jobs and events are not both partitioned; run: presgen install partitions")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from ...roles import IS_ADMITTED_TO_ALL
 from ...status import UNFINISHED
 from .belongings import give_to_owner_of
 from .ranges import JOBS, partitions_of
@@ -27,12 +28,13 @@ _INDEX: Final = f"CREATE UNIQUE INDEX IF NOT EXISTS {INDEX} ON {KEYS} (owner_id,
 # Whoever may write a job may not write here, but for the function, which has its owner's rights. A key whose holder
 # is finished or gone, without the triggers' knowledge, goes to who asks for it. The row is locked before its holder is
 # looked at, each in a statement of its own, so that the look sees what others have committed; under a snapshot that
-# is older, PostgreSQL refuses to lock what has changed since.
+# is older, PostgreSQL refuses to lock what has changed since. A holder that policies hide is not gone.
 _FUNCTION: Final = """
 CREATE OR REPLACE FUNCTION {name}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
 DECLARE
     holder bigint;
+    is_held boolean;
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
         DELETE FROM {keys};
@@ -51,11 +53,14 @@ BEGIN
         SELECT job_id INTO holder FROM {keys}
         WHERE owner_id = NEW.owner_id AND idempotency_key = NEW.idempotency_key FOR UPDATE;
         CONTINUE WHEN NOT FOUND;
-        IF EXISTS (
-            SELECT FROM {jobs} AS job
-            WHERE id = holder AND id <> NEW.id AND owner_id = NEW.owner_id
-                AND idempotency_key = NEW.idempotency_key AND {holds})
-        THEN
+        SELECT owner_id = NEW.owner_id AND idempotency_key = NEW.idempotency_key AND {holds} INTO is_held
+        FROM {jobs} AS job WHERE id = holder;
+        IF NOT FOUND AND row_security_active('{jobs}') AND NOT {is_admitted} THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'insufficient_privilege',
+                MESSAGE = 'the owner of {name}() does not see all jobs: make it a member of the worker role';
+        END IF;
+        IF is_held AND holder <> NEW.id THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'unique_violation', SCHEMA = TG_TABLE_SCHEMA, TABLE = '{jobs}', CONSTRAINT = '{index}',
                 MESSAGE = 'another unfinished job of the owner has the idempotency key',
@@ -104,7 +109,8 @@ def guard(database: Any, schema: str) -> None:
     database.execute_sql(_TABLE)
     database.execute_sql(_INDEX)
     give_to_owner_of(database, JOBS, KEYS)
-    database.execute_sql(_FUNCTION.format(**words, holds=holds, holds_now=_HOLDS_NOW))
+    is_admitted = IS_ADMITTED_TO_ALL.replace("%(table)s", f"'{JOBS}'")
+    database.execute_sql(_FUNCTION.format(**words, holds=holds, holds_now=_HOLDS_NOW, is_admitted=is_admitted))
     database.execute_sql(f"REVOKE ALL ON FUNCTION {TRIGGER}() FROM PUBLIC")
     ((owner,),) = database.execute_sql(_OWNER, (JOBS,)).fetchall()
     database.execute_verbatim(f"ALTER FUNCTION {TRIGGER}() OWNER TO {owner}")

@@ -58,6 +58,10 @@ FROM pg_index JOIN wanted ON wanted.oid = indrelid JOIN pg_class AS index ON ind
 WHERE indisunique AND NOT indisprimary AND attnum <> ALL ((indkey::int2[])[0:indnkeyatts - 1])
     AND index.relname <> ALL (%(but)s)
 UNION
+SELECT format('index %%s, which is not valid', indexrelid::regclass)
+FROM pg_index JOIN wanted ON wanted.oid = indrelid JOIN pg_class AS index ON index.oid = indexrelid
+WHERE NOT indisvalid AND index.relname <> ALL (%(but)s)
+UNION
 SELECT 'exclusion constraint ' || indexrelid::regclass FROM pg_index JOIN wanted ON oid = indrelid WHERE indisexclusion
 UNION
 SELECT 'relation ' || other.relname || ', whose name a partition or its index is to have'

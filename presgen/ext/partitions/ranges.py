@@ -19,7 +19,9 @@ ROOM: Final = 100_000
 While the first one is made, ids that come after it are refused.
 """
 
-_MONTH: Final = "SELECT count(*) FROM presentation_jobs WHERE created_at >= now() - interval '30 days'"
+_FIRST_OF_THE_MONTH: Final = """
+SELECT id FROM presentation_jobs WHERE created_at >= now() - interval '30 days' ORDER BY created_at, id LIMIT 1
+"""
 _HIGHEST: Final = "SELECT coalesce(max({key}), 0) FROM {table}"
 _LAST_GIVEN: Final = "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence(%s, 'id')::regclass), 0)"
 _IS_PARTITIONED: Final = "SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass(%s)"
@@ -29,7 +31,7 @@ SELECT child.relname::text, pg_get_expr(child.relpartbound, child.oid), pg_total
 FROM pg_partitioned_table JOIN pg_inherits ON inhparent = partrelid JOIN pg_class AS child ON child.oid = inhrelid
 WHERE partrelid = to_regclass(%s)
 """
-_BOUNDS: Final = re.compile(r"FOR VALUES FROM \('?(?P<start>MINVALUE|\d+)'?\) TO \('?(?P<end>\d+)'?\)")
+_BOUNDS: Final = re.compile(r"DEFAULT|FOR VALUES FROM \('?(?P<start>MINVALUE|\d+)'?\) TO \('?(?P<end>\d+)'?\)")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,12 @@ class Partition:
     rows: int
     """As the planner last knew."""
 
+    def has_the_start_of(self, other: Partition) -> bool:
+        """Whether another table's partition begins here; the last ones belong together."""
+        if self.end is None or other.end is None:
+            return self.end is other.end
+        return (self.start or 0) <= (other.start or 0) < self.end
+
 
 def is_partitioned(database: Any, table: str) -> bool:
     """Whether the table is divided; not where it does not exist."""
@@ -57,25 +65,25 @@ def is_partitioned(database: Any, table: str) -> bool:
 def partitions_of(database: Any, table: str) -> list[Partition]:
     """The partitions of a table in the order of their ids; none for a table that has none."""
     found = []
-    for name, bounds, size, has_pages, rows in database.execute_sql(_PARTITIONS, (table,)).fetchall():
+    for name, bounds, *facts in database.execute_sql(_PARTITIONS, (table,)).fetchall():
         match = _BOUNDS.fullmatch(bounds)
-        if match is None:
-            start = end = None
-        else:
-            start = None if match["start"] == "MINVALUE" else int(match["start"])
-            end = int(match["end"])
-        found.append(Partition(start, end, name, size, has_pages, rows))
+        if match is not None:
+            found.append(Partition(_bound(match["start"]), _bound(match["end"]), name, *facts))
     return sorted(found, key=lambda partition: (partition.end is None, partition.end))
 
 
-def month_of_jobs(database: Any) -> int:
-    """How many jobs a partition is to have room for: as many as the last 30 days had.
+def _bound(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdigit() else None
+
+
+def month_of_ids(database: Any) -> int:
+    """How many ids a partition is to have room for: as many as the last 30 days have taken.
 
     Raises ConfigurationError for a login that sees some jobs only.
     """
     require_all_rows(database, JOBS)
-    (count,) = database.execute_sql(_MONTH).fetchone()
-    return max(ROOM, int(count))
+    first = database.execute_sql(_FIRST_OF_THE_MONTH).fetchone()
+    return ROOM if first is None else max(ROOM, last_given(database) - max(0, int(first[0])))
 
 
 def room_for(size: int) -> int:
