@@ -13,10 +13,10 @@ from partition_kills import MUTANTS, kill_everywhere
 
 
 def test_a_killed_conversion_is_gone_on_with(postgresql: str, new_database: Callable[..., str]) -> None:
-    assert kill_everywhere(new_database, every=11) > 100
+    assert kill_everywhere(new_database, every=23) > 100
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_the_checker_notices_what_is_wrong(postgresql: str, new_database: Callable[..., str], mutant: str) -> None:
     with pytest.raises(Violation):
-        kill_everywhere(new_database, every=11, mutant=mutant)
+        kill_everywhere(new_database, every=23, mutant=mutant)

@@ -229,16 +229,14 @@ def most_at_once(manager: DatabaseManager, seconds: float) -> int:
 
 
 def test_never_two_at_once_whatever_the_isolation(partitioned: DatabaseManager) -> None:
-    assert most_at_once(partitioned, 4) == 1
+    assert most_at_once(partitioned, 2) == 1
     PresentationJob.update(status=JobStatus.CANCELLED).where(PresentationJob.status.in_(UNFINISHED)).execute()
     assert held(partitioned) == []
 
 
 def test_two_at_once_would_be_noticed(partitioned: DatabaseManager) -> None:
     """Where the function takes a key over without a look at its holder."""
-    sql = (
-        "SELECT replace(pg_get_functiondef('presgen_hold_key()'::regprocedure), 'IF is_held', 'IF false AND is_held')"
-    )
+    sql = "SELECT replace(pg_get_functiondef('presgen_hold_key()'::regprocedure), 'IF is_held', 'IF false AND is_held')"
     (changed,) = partitioned.database.execute_sql(sql).fetchone()
     partitioned.database.execute_verbatim(changed)
     assert most_at_once(partitioned, 2) > 1
