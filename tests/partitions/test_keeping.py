@@ -286,3 +286,15 @@ def test_sizes_are_counted_once(partitioned: DatabaseManager) -> None:
 def test_before_there_is_a_schema(postgresql: str, empty_url: str) -> None:
     with DatabaseManager(empty_url) as manager, pytest.raises(ConfigurationError, match="run: presgen migrate"):
         partitions.status(manager)
+
+
+def test_when_all_but_the_last_are_gone(partitioned: DatabaseManager) -> None:
+    go_on_at(partitioned, 500)
+    PresentationJob.delete().execute()
+    enqueue()
+    assert len(partitions.compact(partitioned)) == 3
+    assert ends(partitioned) == ends(partitioned, "job_events") == [None]
+    assert partitions.advance(partitioned, size=SIZE) == ["presentation_jobs_from_601", "presentation_jobs_from_701"]
+    go_on_at(partitioned, 650)
+    enqueue()
+    assert PresentationJob.select().count() == 2

@@ -39,14 +39,20 @@ def require_server(database: Any) -> None:
 def changing(database: Any) -> Iterator[str]:
     """A transaction in the schema of the tables, which it gives as SQL has to write it.
 
-    Each statement sees what others have committed before it. Raises ConfigurationError for a role that may not.
+    Each statement sees what others have committed before it. Raises ConfigurationError as owners_only() does.
     """
+    with owners_only(), database.atomic():
+        database.execute_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        schema = schema_of(database)
+        database.execute_verbatim(f"SET LOCAL search_path = {schema}, pg_temp")
+        yield schema
+
+
+@contextmanager
+def owners_only() -> Iterator[None]:
+    """Raise ConfigurationError where PostgreSQL tells that the role may not do something."""
     try:
-        with database.atomic():
-            database.execute_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-            schema = schema_of(database)
-            database.execute_verbatim(f"SET LOCAL search_path = {schema}, pg_temp")
-            yield schema
+        yield
     except StatementInvalid as error:
         if error.sqlstate != _INSUFFICIENT_PRIVILEGE:
             raise

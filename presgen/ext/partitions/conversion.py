@@ -97,7 +97,7 @@ def convert(database: Any, size: int | None) -> None:
                 _check_references(database)  # its own key has to hold before the table is another one's partition
             _limit_ids(database, table, size)
             patiently(database, f"partitioning {table}", partial(_partition, database, table, size))
-        if JOBS not in whole:
+        if not (keys.are_guarded(database) and keys.is_function_current(database)):
             patiently(database, "guarding the keys", partial(_guard, database))
     except BaseException:
         with suppress(PresgenError):  # `presgen migrate check` tells what is left, and uninstall() takes it away

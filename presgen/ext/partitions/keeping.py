@@ -10,7 +10,7 @@ from typing import Any, Final
 from ...errors import ConfigurationError
 from ...migrating.apart import at_work, patiently
 from ...validation import argument, at_least
-from .changing import adding, changing_alone, require_server
+from .changing import adding, changing_alone, owners_only, require_server
 from .conversion import AHEAD, add_partitions
 from .ranges import (
     EVENTS,
@@ -31,7 +31,6 @@ _BY_INDEX: Final = ("SET LOCAL enable_hashjoin = off", "SET LOCAL enable_mergejo
 _VACUUM: Final = "VACUUM (INDEX_CLEANUP ON, TRUNCATE ON) {name}"
 _HAS_ROWS: Final = "SELECT EXISTS (SELECT FROM {name})"
 _HIGHEST_BETWEEN: Final = "SELECT max({key}) FROM {name} WHERE {key} >= %s AND {key} < %s"
-
 
 logger = logging.getLogger("database")
 
@@ -74,7 +73,7 @@ def compact(manager: Any) -> list[str]:
     restored from an archive finds its place in the last partition. Raises as advance() does.
     """
     _require_both(manager.database)
-    with at_work(manager.database) as database:
+    with at_work(manager.database) as database, owners_only():
         for partition in _emptied(database):
             patiently(database, "vacuuming", partial(database.execute_sql, _VACUUM.format(name=partition.name)))
         left = [partition.name for partition in _emptied(database)]
@@ -120,7 +119,9 @@ def _start_of_new_ones(database: Any, size: int, count: int) -> int:
     """Behind all others, and where they come late, well before the ids; no row may have its place in them yet."""
     last = last_given(database)
     ends = [one.end for table in (JOBS, EVENTS) for one in partitions_of(database, table) if one.end is not None]
-    start = max(ends) if max(ends) > last else last + 1 + room_for(size)
+    start = max(ends, default=0)
+    if start <= last:
+        start = last + 1 + room_for(size)
     for table in (JOBS, EVENTS):
         rest = partitions_of(database, table)[-1].name
         while (highest := _highest_between(database, rest, KEY[table], start, start + size * count)) is not None:

@@ -89,6 +89,7 @@ INSERT INTO {keys}
 SELECT owner_id, idempotency_key, id FROM {partition} AS job WHERE {holds}
 """
 _OWNER: Final = "SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = to_regclass(%s)"
+_SOURCE: Final = "SELECT prosrc FROM pg_proc WHERE oid = to_regprocedure(%s)"
 _PARTS: Final = """
 SELECT (SELECT count(*) FROM pg_trigger
         WHERE tgrelid = to_regclass(%s) AND tgname = ANY (%s) AND tgenabled IN ('O', 'A')
@@ -105,12 +106,10 @@ def guard(database: Any, schema: str) -> None:
     Nobody else may be at work on the jobs. Raises ConstraintViolation for two unfinished jobs with one key.
     """
     holds = _HOLDS.format(row="job")
-    words = {"schema": schema, "name": TRIGGER, "keys": KEYS, "jobs": JOBS, "index": INDEX}
     database.execute_sql(_TABLE)
     database.execute_sql(_INDEX)
     give_to_owner_of(database, JOBS, KEYS)
-    is_admitted = IS_ADMITTED_TO_ALL.replace("%(table)s", f"'{JOBS}'")
-    database.execute_sql(_FUNCTION.format(**words, holds=holds, holds_now=_HOLDS_NOW, is_admitted=is_admitted))
+    database.execute_sql(_function(schema))
     database.execute_sql(f"REVOKE ALL ON FUNCTION {TRIGGER}() FROM PUBLIC")
     ((owner,),) = database.execute_sql(_OWNER, (JOBS,)).fetchall()
     database.execute_verbatim(f"ALTER FUNCTION {TRIGGER}() OWNER TO {owner}")
@@ -121,6 +120,18 @@ def guard(database: Any, schema: str) -> None:
     database.execute_sql("SET LOCAL row_security = off")  # an error, where a part of the rows only would be seen
     for partition in partitions_of(database, JOBS):
         database.execute_sql(_FILL.format(keys=KEYS, partition=partition.name, holds=holds))
+
+
+def _function(schema: str) -> str:
+    words = {"name": TRIGGER, "keys": KEYS, "jobs": JOBS, "index": INDEX, "schema": schema}
+    is_admitted = IS_ADMITTED_TO_ALL.replace("%(table)s", f"'{JOBS}'")
+    return _FUNCTION.format(**words, holds=_HOLDS.format(row="job"), holds_now=_HOLDS_NOW, is_admitted=is_admitted)
+
+
+def is_function_current(database: Any) -> bool:
+    """Whether the function is this version's."""
+    found = database.execute_sql(_SOURCE, (f"{TRIGGER}()",)).fetchone()
+    return found is not None and found[0] == _function("").replace("%%", "%").split("$$")[1]
 
 
 def are_guarded(database: Any) -> bool:
