@@ -19,10 +19,11 @@ from typing import Any, Final
 
 from killing import created_database, forked, in_child, require_same, steps_until, was_killed
 
-from presgen import DatabaseManager, User, migrator
+from presgen import DatabaseManager, User
+from presgen.context import session
 from presgen.database import PostgresPool
 from presgen.embedded import EmbeddedServer
-from presgen.migrating import concurrent
+from presgen.migrating import apart, concurrent
 from presgen.migrating.catalog import catalog
 from presgen.migrator import Migrator
 from presgen.sqlite import SqliteFile
@@ -57,7 +58,7 @@ def _killed_at(step: int, url: str, folder: Path, mutant: str | None) -> bool:
             for name in ("execute_sql", "begin", "commit"):
                 setattr(owner, name, stepping(getattr(owner, name)))
         MUTANTS.get(mutant or "", lambda: None)()
-        migrator.exclusive = turns(migrator.exclusive)  # type: ignore[attr-defined]
+        apart.exclusive = turns(apart.exclusive)  # type: ignore[attr-defined]
         _migrate(url, folder)
 
     def wait_in_turn(exclusive: Any) -> Any:
@@ -115,7 +116,7 @@ def _state(url: str, folder: Path) -> Any:
 
 
 def _takes_no_turns() -> None:
-    migrator.exclusive = migrator.session  # type: ignore[attr-defined, assignment]
+    apart.exclusive = session  # type: ignore[attr-defined, assignment]
 
 
 def _records_apart() -> None:

@@ -84,16 +84,16 @@ def test_writers_go_on_while_an_index_is_built(postgresql: str, url: str, later:
 def test_a_build_that_was_broken_off_is_begun_anew(postgresql: str, url: str, later: Path, unique: bool) -> None:
     with DatabaseManager(url) as manager, ThreadPoolExecutor(1) as pool:
         migrator = Migrator(manager.database, later)
+        name = "idx_users_nickname_id" if unique else "idx_users_nickname"
         migrator.migrate(FILLED)
         if unique:  # the first index is there, and not recorded
             manager.database.execute_sql("CREATE INDEX idx_users_nickname ON users (nickname)")
         with old_transaction(url):
             done = pool.submit(migrator.migrate)
-            wait_until(lambda: builder_of(manager) is not None)
+            wait_until(lambda: indexes(manager).get(name) is False)
             manager.database.execute_sql("SELECT pg_terminate_backend(%s)", (builder_of(manager),))
             with pytest.raises(MigrationError, match=INDEXED):
                 done.result(timeout=30)
-        name = "idx_users_nickname_id" if unique else "idx_users_nickname"
         assert indexes(manager)[name] is False
         assert migrator.migrate() == list(LATER)[2:]
         assert all(indexes(manager).values())
