@@ -11,14 +11,12 @@ import json
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from killing import created_database, forked, in_child, require_same, steps_until, was_killed
+from killing import forked, in_child, own_server, require_same, steps_until, was_killed
 
 from presgen import DatabaseManager, models
 from presgen.database import PostgresPool
-from presgen.embedded import EmbeddedServer
 from presgen.migrating import adoption
 from presgen.migrating.catalog import catalog
 from presgen.migrator import Migrator
@@ -105,12 +103,8 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from fixtures.sqlalchemy_rows import fill_database
 
-    with TemporaryDirectory(prefix="presgen-kills-") as name:
-        root = Path(name)
-        root.chmod(0o755)
-        numbers = count(1)
-        with EmbeddedServer(root / "server") as server:
-            kills = kill_everywhere(lambda: created_database(server.url, next(numbers)), fill_database)
+    with own_server() as (_, new_database):
+        kills = kill_everywhere(new_database, fill_database)
     print(json.dumps({"kills": kills}))
 
 

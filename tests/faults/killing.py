@@ -6,11 +6,15 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from presgen import DatabaseManager
+from presgen.embedded import EmbeddedServer
 
 
 class Violation(Exception):
@@ -79,7 +83,17 @@ def steps_until(last: int) -> Callable[[Any], Any]:
     return stepping
 
 
-def created_database(url: str, number: int) -> str:
+@contextmanager
+def own_server() -> Iterator[tuple[Path, Callable[[], str]]]:
+    """A folder that is gone afterwards, and what makes a new database on a server in it and gives its URL."""
+    with TemporaryDirectory(prefix="presgen-kills-") as name:
+        root, numbers = Path(name), count(1)
+        root.chmod(0o755)
+        with EmbeddedServer(root / "server") as server:
+            yield root, lambda: _created_database(server.url, next(numbers))
+
+
+def _created_database(url: str, number: int) -> str:
     """A new database on a server, made in a process of its own; gives its URL."""
 
     def create() -> None:

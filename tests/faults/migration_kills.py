@@ -14,15 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from killing import created_database, forked, in_child, require_same, steps_until, was_killed
+from killing import forked, in_child, own_server, require_same, steps_until, was_killed
 
 from presgen import DatabaseManager, User
 from presgen.context import session
 from presgen.database import PostgresPool
-from presgen.embedded import EmbeddedServer
 from presgen.migrating import apart, concurrent
 from presgen.migrating.catalog import catalog
 from presgen.migrator import Migrator
@@ -149,16 +147,13 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from fixtures.later_migrations import write_later_migrations
 
-    with TemporaryDirectory(prefix="presgen-kills-") as name:
-        root = Path(name)
-        root.chmod(0o755)
+    with own_server() as (root, new_database):
         folder = root / "migrations"
         folder.mkdir()
         write_later_migrations(folder)
         numbers = count(1)
         kills = {"sqlite": kill_everywhere(lambda: f"sqlite:///{root}/{next(numbers)}.db", folder)}
-        with EmbeddedServer(root / "server") as server:
-            kills["postgresql"] = kill_everywhere(lambda: created_database(server.url, next(numbers)), folder)
+        kills["postgresql"] = kill_everywhere(new_database, folder)
     print(json.dumps({"kills": kills}))
 
 

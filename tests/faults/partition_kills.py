@@ -12,14 +12,12 @@ import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from killing import created_database, forked, in_child, require_same, steps_until, was_killed
+from killing import forked, in_child, own_server, require_same, steps_until, was_killed
 
 from presgen import MODELS, DatabaseManager, PresentationJob, User, VoiceClone
 from presgen.database import PostgresPool
-from presgen.embedded import EmbeddedServer
 from presgen.ext.partitions import conversion, ranges
 from presgen.ext.partitions.conversion import left_behind
 from presgen.migrating.catalog import catalog
@@ -124,12 +122,8 @@ MUTANTS: Final[dict[str, Callable[[], None]]] = {"commits half-way": _commits_ha
 def main() -> None:
     """Kill at every step on a server of its own; exits with 1 after a violation."""
     sys.path.insert(0, str(Path(__file__).parent.parent))
-    with TemporaryDirectory(prefix="presgen-kills-") as name:
-        root = Path(name)
-        root.chmod(0o755)
-        numbers = count(1)
-        with EmbeddedServer(root / "server") as server:
-            kills = kill_everywhere(lambda: created_database(server.url, next(numbers)))
+    with own_server() as (_, new_database):
+        kills = kill_everywhere(new_database)
     print(json.dumps({"kills": kills}))
 
 
