@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import select
 from typing import Any, Final
 
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS, connection, cursor
@@ -21,6 +22,7 @@ _ALONE: Final = re.compile(
 )
 _SEVERAL: Final = re.compile(r";\s*\S")
 # Outside a transaction that lasts as long as the connection, whoever is acted for.
+_OURS: Final = "presgen."
 _SETS_OURS: Final = re.compile(r"\b(SET|set_config)\b.*\bpresgen\.(user_id|actor)\b", re.IGNORECASE | re.DOTALL)
 
 
@@ -36,6 +38,14 @@ class ActingConnection(connection):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.cursor_factory = ActingCursor
+        self._poller: select.poll | None = None
+
+    def has_something_to_read(self) -> bool:
+        """Whether an idle connection's socket is readable: the server has closed it, or is out of step with us."""
+        if self._poller is None:
+            self._poller = select.poll()
+            self._poller.register(self.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+        return bool(self._poller.poll(0))
 
 
 class ActingCursor(cursor):
@@ -51,7 +61,7 @@ class ActingCursor(cursor):
     def execute(self, query: Any, vars: Any = None) -> None:
         telling = self._telling()
         text = query if isinstance(query, str) else self.mogrify(query, vars).decode(errors="replace")
-        if _SETS_OURS.search(text):
+        if _OURS in text.lower() and _SETS_OURS.search(text):
             self.connection.has_foreign_settings = True
         if telling is None or (_ALONE.match(text) and not _SEVERAL.search(text)):
             super().execute(query, vars)

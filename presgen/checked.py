@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import peewee as pw
 
 from . import validation
+from .compiled import Parameter
 from .errors import ValidationError
 
 
@@ -29,11 +30,14 @@ class Checked:
     name: str
     null: bool
     default: Any
+    db_value: Callable[[Any], Any]
 
     def __init__(self, *args: Any, rules: Sequence[validation.Rule] = (), **options: Any) -> None:
         self.rules = tuple(rules)
         super().__init__(*args, **options)
 
+    is_read_by_psycopg2 = False
+    """Whether psycopg2 gives the stored values as they are in Python."""
     is_filled_by_database = False
     """Whether None means, when a row is created, that the database gives the value."""
 
@@ -69,6 +73,10 @@ class Checked:
         for rule in self.rules:
             value = rule(value)
         return value
+
+    def parameter(self, name: str) -> Any:
+        """The SQL of a value that is written to the column, for a compiled statement."""
+        return Parameter(name, self.db_value)
 
     def converted(self, value: Any) -> Any:
         """check_type() for a value in a query; raises ValidationError that names the field."""

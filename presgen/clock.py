@@ -6,9 +6,12 @@ On SQLite the database runs inside this process: its clock is ours, with microse
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any, Final
 
 import peewee as pw
+
+from .compiled import NOW, Moment, Parameter, Values
 
 # A failed attempt waits BASE * 2**(attempt - 1) seconds, at most CAP, of which a random half is dropped
 # ("equal jitter": retries of jobs that failed together spread out, and none comes back at once).
@@ -41,13 +44,23 @@ def stored_moment(value: datetime) -> str:
     return value.astimezone(timezone.utc).isoformat(sep=" ", timespec="microseconds")
 
 
-def server_time(database: Any, *, plus_seconds: float = 0.0) -> Any:
+def server_time(database: Any, *, plus_seconds: float | Parameter = 0.0) -> Any:
     """The time at which the statement runs, plus so many seconds."""
     if is_sqlite(database):
-        return pw.Value(stored_moment(datetime.now(timezone.utc) + timedelta(seconds=plus_seconds)), unpack=False)
-    if not plus_seconds:
+        return Moment(partial(_here, plus_seconds))
+    if not isinstance(plus_seconds, Parameter) and not plus_seconds:
         return pw.fn.statement_timestamp()
-    return pw.fn.statement_timestamp() + pw.fn.make_interval(pw.SQL("secs => %s", (plus_seconds,)))
+    seconds = plus_seconds if isinstance(plus_seconds, Parameter) else pw.Value(plus_seconds, converter=False)
+    return pw.fn.statement_timestamp() + pw.fn.make_interval(pw.NodeList((pw.SQL("secs =>"), seconds)))
+
+
+def _here(plus_seconds: float | Parameter, values: Values) -> str:
+    seconds = plus_seconds.value(values) if isinstance(plus_seconds, Parameter) else plus_seconds
+    return stored_moment(values[NOW] + timedelta(seconds=seconds))
+
+
+def _midnight_here(values: Values) -> str:
+    return stored_moment(values[NOW].replace(hour=0, minute=0, second=0, microsecond=0))
 
 
 def database_now(database: Any) -> datetime:
@@ -61,8 +74,7 @@ def database_now(database: Any) -> datetime:
 def start_of_day(database: Any) -> Any:
     """Midnight in UTC of the day it is."""
     if is_sqlite(database):
-        midnight = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
-        return pw.Value(stored_moment(midnight), unpack=False)
+        return Moment(_midnight_here)
     return pw.fn.date_trunc("day", pw.fn.statement_timestamp(), "UTC")
 
 
@@ -73,9 +85,9 @@ def backoff_time(database: Any) -> Any:
 
 def moment_sql(database: Any, value: Any) -> Any:
     """A datetime as SQL of the column's type; columns and expressions as they are."""
-    if not isinstance(value, datetime):
+    if not isinstance(value, (datetime, Parameter)):
         return value
-    literal = pw.Value(stored_moment(value), unpack=False)
+    literal = pw.Value(stored_moment(value), unpack=False) if isinstance(value, datetime) else value
     return literal if is_sqlite(database) else literal.cast("timestamptz")
 
 

@@ -40,19 +40,20 @@ class Session:
         """Make it this context's."""
         _INNERMOST.set(self)
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep other threads from using it meanwhile; a session that they end is over after the block."""
-        try:
-            with self._lock:
-                self._uses += 1
-                try:
-                    yield
-                finally:
-                    self._uses -= 1
-        finally:
-            if self._is_ending:
-                self._end_if_unused()
+    def take(self) -> bool:
+        """Keep other threads from using it until `leave()`; tells whether it is not over."""
+        self._lock.acquire()
+        self._uses += 1
+        if self.is_over:
+            self.leave()
+        return not self.is_over
+
+    def leave(self) -> None:
+        """Let others use it again; a session that they have ended meanwhile is over now."""
+        self._uses -= 1
+        self._lock.release()
+        if self._is_ending:
+            self._end_if_unused()
 
     @property
     def is_used(self) -> bool:
@@ -116,7 +117,9 @@ def session_of(database: Any) -> Session | None:
     Raises NoActiveTransaction, once, when it has ended in the middle of a transaction of which the caller is part.
     """
     session = _INNERMOST.get()
-    if session is not None and session.has_undone and session.database is database:
+    if session is None or (session.database is database and not session.is_over):
+        return session
+    if session.has_undone and session.database is database:
         _INNERMOST.set(session.outer)
         raise NoActiveTransaction
     session = _live(session)
@@ -125,8 +128,34 @@ def session_of(database: Any) -> Session | None:
     return session
 
 
+class InUse:
+    """This context's session of a database, if it has one, which no other thread uses or ends in the block.
+
+    A class, since every statement passes through it: a generator's block takes three times as long.
+    """
+
+    __slots__ = ("_database", "_session")
+
+    def __init__(self, database: Any) -> None:
+        self._database = database
+
+    def __enter__(self) -> Session | None:
+        session = session_of(self._database)
+        while session is not None and not session.take():  # ended while this one waited for its turn
+            session = session_of(self._database)
+        self._session = session
+        return session
+
+    def __exit__(self, *_: object) -> None:
+        if self._session is not None:
+            self._session.leave()
+
+
 class Contextual:
     """A database whose connection in hand is its context's session's, or else its thread's."""
+
+    gives_back = False
+    """Whether a statement outside of sessions gives its connection back."""
 
     @property
     def _state(self) -> Any:
@@ -142,6 +171,16 @@ class Contextual:
         self._of_thread = pw._ConnectionLocal()
 
 
+def require_database(database: Any) -> Any:
+    """The database that a model is bound to, or that a proxy stands for; raises ConfigurationError for none."""
+    database = getattr(database, "obj", database)
+    if database is None:
+        raise ConfigurationError(
+            "the models have no database: use them inside `with DatabaseManager(…):`, or bind them to one"
+        )
+    return database
+
+
 @contextmanager
 def session(database: Any) -> Iterator[Any]:
     """Hold one connection of `database` for the block.
@@ -149,10 +188,7 @@ def session(database: Any) -> Iterator[Any]:
     Inside another session that has one it is that one's; the outermost gives the connection back. Raises PoolTimeout or
     DatabaseUnavailable when there is none to be had.
     """
-    if database is None:
-        raise ConfigurationError(
-            "the models have no database: use them inside `with DatabaseManager(…):`, or bind them to one"
-        )
+    require_database(database)
     if _has_connection(database):
         database.connect(reuse_if_open=True)
         yield database

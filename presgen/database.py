@@ -12,7 +12,7 @@ import peewee as pw
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_INTRANS
 
 from .config import DatabaseConfig
-from .context import Session, is_coroutine, session_of
+from .context import InUse, Session, is_coroutine, session_of
 from .driver_errors import CONNECTION_LOST, is_lost, translated
 from .errors import (
     CommitUnknown,
@@ -22,12 +22,13 @@ from .errors import (
 )
 from .fetched import FetchedCursor
 from .observed import Observed
-from .pool import WATCHDOG, WATCHDOG_MARGIN_SECONDS, Checkout, has_something_to_read
+from .pool import WATCHDOG, WATCHDOG_MARGIN_SECONDS, Checkout
 from .reading import WRITES, reading_on
 
 # Neither idle nor one that a refused COPY leaves behind, which is none.
 _IN_A_TRANSACTION: Final = (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR)
 _COMMITS: Final = re.compile(r"\s*(COMMIT|END)\b", re.IGNORECASE)
+_FOR_EVER: Final = nullcontext()
 _COMMIT_UNKNOWN: Final = "the connection was lost during COMMIT: read the rows again to learn whether it was applied"
 
 
@@ -43,6 +44,12 @@ class Savepoint(pw._savepoint):
                 raise
 
 
+class _Limits(threading.local):
+    """What a thread has said of how long the server may take for its answers."""
+
+    seconds: float | None = None
+
+
 class PostgresPool(Observed, Checkout):
     """At most `pool_size + max_overflow` connections, of which `pool_size` stay open when idle.
 
@@ -54,17 +61,18 @@ class PostgresPool(Observed, Checkout):
     silent, and the server may go on with it.
     """
 
+    gives_back = True
     only_reads = "SELECT set_config('transaction_read_only', 'on', true); "
 
     def __init__(self, config: DatabaseConfig) -> None:
         super().__init__(config)
-        self._limits = threading.local()
+        self._limits = _Limits()
         self.observe(config)
 
     def connect(self, reuse_if_open: bool = False) -> bool:
         """Check a connection out for this session or thread; raises PoolTimeout or DatabaseUnavailable."""
         # Peewee holds its database-wide lock here. The state belongs to the thread or session, so none is needed.
-        with self._session_in_use():
+        with InUse(self):
             state = self._state
             if not state.closed:
                 if reuse_if_open:
@@ -77,7 +85,7 @@ class PostgresPool(Observed, Checkout):
 
     def close(self) -> bool:
         """Check the connection in hand in; an open transaction is an error, as in peewee."""
-        with self._session_in_use():
+        with InUse(self):
             state = self._state
             if state.closed:
                 return False
@@ -90,7 +98,7 @@ class PostgresPool(Observed, Checkout):
 
     def connection(self) -> Any:
         """The driver's connection, which stays in hand until the end of the session, or until `close()`."""
-        with self._session_in_use() as current:
+        with InUse(self) as current:
             if current is not None and not current.is_for_now:
                 current.keeps_connection = True
             self.connect(reuse_if_open=True)
@@ -98,9 +106,11 @@ class PostgresPool(Observed, Checkout):
 
     def cursor(self, named_cursor: str | None = None) -> Any:
         """A cursor of the driver's; one that is not for our statements keeps its connection as connection() does."""
-        current = session_of(self)
+        current, state = session_of(self), self._state
         if current is not None and not current.is_used:
             self.connection()
+        elif named_cursor is None and not state.closed:
+            return state.conn.cursor()
         return super().cursor(named_cursor)
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
@@ -110,10 +120,10 @@ class PostgresPool(Observed, Checkout):
 
     def execute_here(self, sql: str, params: Any) -> Any:
         self._begin_for_a_statement()
-        with self._session_in_use() as current:
+        with InUse(self) as current:
             try:
-                if self.autoconnect:  # here, so that waiting for a connection does not count as a slow statement
-                    self.connect(reuse_if_open=True)
+                if self.autoconnect and self._state.closed:
+                    self.connect()
                 cursor = self._execute_in_hand(sql, params)
                 return cursor if current is None or current.keeps_connection else FetchedCursor(cursor)
             finally:
@@ -141,14 +151,14 @@ class PostgresPool(Observed, Checkout):
     def _require_alive(self) -> None:
         """Raise DatabaseUnavailable when the connection in hand has ended: what was never sent is no unknown commit."""
         connection = self._state.conn
-        if has_something_to_read(connection) and self._is_closed(connection):
+        if connection.has_something_to_read() and self._is_closed(connection):
             connection.close()
             self._detach_if_useless()
             raise DatabaseUnavailable(CONNECTION_LOST)
 
     def begin(self, isolation_level: str | int | None = None) -> None:
         self._begin_for_a_transaction()
-        with self._session_in_use():
+        with InUse(self):
             try:
                 self.connect(reuse_if_open=True)
                 with self._within(self.config.connect_timeout):
@@ -165,7 +175,7 @@ class PostgresPool(Observed, Checkout):
         Raises TransactionAborted when a statement had failed and the error was swallowed, DatabaseUnavailable when the
         connection was lost then.
         """
-        with self._session_in_use():
+        with InUse(self):
             try:
                 state = self._state
                 if not state.closed and is_lost(state.conn):
@@ -185,7 +195,7 @@ class PostgresPool(Observed, Checkout):
 
     def rollback(self) -> None:
         """Roll back; a lost connection has done so already, and must not mask the error that led here."""
-        with self._session_in_use():
+        with InUse(self):
             if self._state.closed:
                 return
             try:
@@ -225,7 +235,7 @@ class PostgresPool(Observed, Checkout):
     @contextmanager
     def answering_within(self, seconds: float) -> Iterator[None]:
         """Give the server so long for each answer to this thread, whatever the configuration allows."""
-        before = getattr(self._limits, "seconds", None)
+        before = self._limits.seconds
         self._limits.seconds = seconds
         try:
             yield
@@ -234,9 +244,9 @@ class PostgresPool(Observed, Checkout):
 
     def _within(self, seconds: float | None) -> AbstractContextManager[None]:
         """The watchdog for a wait of this thread's, or nothing where there is no limit."""
-        limit = getattr(self._limits, "seconds", None) or seconds
+        limit = self._limits.seconds or seconds
         if limit is None or self._state.closed:
-            return nullcontext()
+            return _FOR_EVER
         return WATCHDOG.watching(self._state.conn, limit + WATCHDOG_MARGIN_SECONDS)
 
     def _begin_for_a_statement(self) -> None:

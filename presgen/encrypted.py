@@ -38,6 +38,7 @@ class Sealable:
     model: Any
     column_name: str
     has_blind_index = True
+    is_read_by_psycopg2 = False
 
     @property
     def place(self) -> Place:

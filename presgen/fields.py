@@ -8,13 +8,14 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from decimal import Decimal
 from numbers import Real
-from typing import Any
+from typing import Any, Final
 
 import peewee as pw
 
 from . import validation
 from .checked import Checked, is_for_postgresql
-from .clock import SQLITE_FORMAT, stored_moment
+from .clock import SQLITE_FORMAT, is_sqlite, stored_moment
+from .compiled import Parameter
 from .encrypted import Sealable, no_sealing
 from .errors import ConfigurationError, DecryptionError, ValidationError
 from .sealing import PREFIX, Seal
@@ -24,9 +25,11 @@ from .status import JobStatus
 class _Whole(Checked):
     """Compares with whole numbers, and text that is one, alone: PostgreSQL refuses others, SQLite finds nothing."""
 
+    is_read_by_psycopg2 = True
+
     def db_value(self, value: Any) -> int | None:
-        if value is None:
-            return None
+        if value is None or type(value) is int:
+            return value
         with suppress(TypeError, ValueError, OverflowError):  # which quote the value
             whole = int(value)
             if not isinstance(value, (Real, Decimal)) or value == whole:  # int() would cut a fraction off
@@ -51,9 +54,11 @@ class IdField(_Whole, pw.BigAutoField):
 class _Text(Checked):
     """Compares with the text of whatever it is given, as peewee does."""
 
+    is_read_by_psycopg2 = True
+
     def db_value(self, value: Any) -> Any:
         with suppress(ValueError):  # bytes that are no UTF-8, or a number of more digits than Python prints
-            return super().db_value(value)  # type: ignore[misc]
+            return super().db_value(value)
         raise ValidationError(f"{self.name} must be text", field=self.name, rule="type")
 
 
@@ -161,6 +166,8 @@ class BigWholeField(_Whole, pw.BigIntegerField):
 class NumberField(Checked, pw.DoubleField):
     """A finite double."""
 
+    is_read_by_psycopg2 = True
+
     def check_type(self, value: Any) -> float:
         return validation.number(value)
 
@@ -174,6 +181,8 @@ class NumberField(Checked, pw.DoubleField):
 
 class FlagField(Checked, pw.BooleanField):
     """True or False."""
+
+    is_read_by_psycopg2 = True
 
     def check_type(self, value: Any) -> bool:
         return validation.flag(value)
@@ -217,6 +226,9 @@ class MomentField(Checked, pw.DateTimeField):
         return "now()" if is_for_postgresql(context) else f"(strftime('{SQLITE_FORMAT}', 'now'))"
 
 
+_STATUSES: Final = {status.value: status for status in JobStatus}
+
+
 class _StatusAccessor(pw.FieldAccessor):
     """Turns text into a JobStatus on assignment, and remembers the status that the database holds."""
 
@@ -251,11 +263,13 @@ class StatusField(Checked, pw.CharField):
         return None if value is None else str(self.converted(value).value)
 
     def python_value(self, value: Any) -> JobStatus | None:
-        return None if value is None else JobStatus(value)
+        return None if value is None else _STATUSES.get(value) or JobStatus(value)
 
 
 class DocumentField(Checked, pw.JSONField):
     """A JSON value; jsonb on PostgreSQL, text on SQLite."""
+
+    is_read_by_psycopg2 = True
 
     def __init__(self, **options: Any) -> None:
         super().__init__(dumps=self._dumped, **options)
@@ -263,6 +277,11 @@ class DocumentField(Checked, pw.JSONField):
     def _dumped(self, value: Any) -> str:
         """The text of a value in a query, which has not been through clean()."""
         return json.dumps(self.converted(value))
+
+    def parameter(self, name: str) -> Any:
+        if is_sqlite(self.model._meta.database):  # where peewee's own `db_value` is no value, but this call
+            return pw.fn.json(Parameter(name, self._dumped))
+        return super().parameter(name)
 
     def check_type(self, value: Any) -> Any:
         return validation.document(value)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 from .config import DatabaseConfig
-from .context import Contextual, Session, session, session_of
+from .context import Contextual, session
 from .driver_errors import require_sendable, translated
 from .errors import (
     ConstraintViolation,
@@ -83,7 +83,8 @@ class Observed(Contextual):
             raise ReadOnlyBlock
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
-        require_sendable(params.values() if isinstance(params, Mapping) else params or ())
+        if params:
+            require_sendable(params.values() if isinstance(params, Mapping) else params)
         try:
             return translated(super().execute_sql, sql, params)  # type: ignore[misc]
         except ConstraintViolation as error:
@@ -113,19 +114,6 @@ class Observed(Contextual):
         if not self._state.transactions:
             raise NoActiveTransaction
         return super().pop_transaction()  # type: ignore[misc]
-
-    @contextmanager
-    def _session_in_use(self) -> Iterator[Session | None]:
-        """This context's session, if it has one, which no other thread uses or ends meanwhile."""
-        while True:
-            current = session_of(self)
-            if current is None:
-                yield None
-                return
-            with current.in_use():
-                if not current.is_over:  # ended while this one waited for its turn
-                    yield current
-                    return
 
     def answering_within(self, seconds: float) -> AbstractContextManager[None]:
         """Give the server so long for each answer in the block; a database of this process answers at once."""

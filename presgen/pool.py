@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import threading
 import time
 import traceback
@@ -217,7 +216,7 @@ class Checkout(Contextual, PooledPostgresqlDatabase):
     def _why_unusable(self, connection: Any, *, created: float, idle_since: float) -> str | None:
         if self._is_stale(created):
             return "recycled"
-        if is_lost(connection) or has_something_to_read(connection):
+        if is_lost(connection) or connection.has_something_to_read():
             return "dead"
         if time.time() - idle_since < IDLE_SECONDS_BEFORE_PING:
             return None
@@ -268,13 +267,6 @@ def _caller() -> str:
     """The innermost lines of the stack that are not the libraries'."""
     frames = [frame for frame in traceback.extract_stack() if not frame.filename.startswith(_LIBRARIES)]
     return "".join(traceback.format_list(frames[-5:]))
-
-
-def has_something_to_read(connection: Any) -> bool:
-    """Whether an idle connection's socket is readable: the server has closed it, or is out of step with us."""
-    poller = select.poll()
-    poller.register(connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
-    return bool(poller.poll(0))
 
 
 def _abandon_all() -> None:

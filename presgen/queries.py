@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,9 +12,11 @@ from typing import Any, Final, NamedTuple
 import peewee as pw
 
 from .clock import elapsed_seconds, is_sqlite, server_time, start_of_day
+from .compiled import Parameter, compiled
 from .context import session
 from .errors import ValidationError
 from .models import PresentationJob, User, VoiceClone
+from .rows import Reading, reader_of, with_many
 from .status import JobStatus
 
 __all__ = [
@@ -37,9 +40,9 @@ _CURSOR: Final = re.compile(r"(?P<moment>[^~]+)~(?P<id>[0-9]{1,19})")
 def get_users_with_voice_clones() -> list[User]:
     """All users by id, each with its voice clones in `user.voice_clones`; two statements."""
     with session(User._meta.database):
-        users = User.select().order_by(User.id)
-        clones = VoiceClone.select().order_by(VoiceClone.id)
-        return list(pw.prefetch(users, clones, prefetch_type=pw.PREFETCH_TYPE.JOIN))
+        users: list[User] = _all_by_id(User).instances(User, {})
+        clones = _all_by_id(VoiceClone).instances(VoiceClone, {})
+    return with_many(users, clones, VoiceClone.owner)
 
 
 def get_presentation_jobs(
@@ -56,15 +59,45 @@ def get_presentation_jobs(
     is, while `skip` reads all that it skips. Raises ValidationError for bad bounds or a malformed cursor.
     """
     job = PresentationJob
-    query = job.alive().order_by(job.created_at.desc(), job.id.desc())
-    query = query.offset(bounded("skip", skip, highest=2**63 - 1) or None)
+    values: dict[str, Any] = {"limit": bounded("limit", limit)}
+    if bounded("skip", skip, highest=2**63 - 1):
+        values["skip"] = skip
     if status is not None:
-        query = query.where(job.status == job.status.clean(status))
+        values["status"] = job.status.clean(status)
     if owner is not None:
-        query = query.where(job.owner == job.owner.clean(owner))
+        values["owner"] = job.owner.clean(owner)
     if after is not None:
-        query = query.where(pw.Tuple(job.created_at, job.id) < pw.Tuple(*position(after)))
-    return _page(query, limit)
+        values["moment"], values["id"] = position(after)
+    return _with_owners(_page(job, frozenset(values)), values)
+
+
+@compiled
+def _page(job: Any, given: Collection[str]) -> Reading:
+    """A page by the values that are given, all of which shape the plan."""
+    query = job.alive().order_by(job.created_at.desc(), job.id.desc()).limit(Parameter("limit"))
+    if "skip" in given:
+        query = query.offset(Parameter("skip"))
+    if "status" in given:
+        query = query.where(job.status == Parameter("status"))
+    if "owner" in given:
+        query = query.where(job.owner == Parameter("owner"))
+    if "moment" in given:
+        query = query.where(pw.Tuple(job.created_at, job.id) < pw.Tuple(Parameter("moment"), Parameter("id")))
+    return _reading_owners(query)
+
+
+def _reading_owners(query: Any) -> Reading:
+    return Reading(PresentationJob, query.select(PresentationJob, User).join(User))
+
+
+def _with_owners(reading: Reading, values: Mapping[str, Any]) -> list[PresentationJob]:
+    job = PresentationJob
+    return reading.read.with_other(reading.run(job, values), "owner", reader_of(User))
+
+
+@compiled
+def _all_by_id(model: Any) -> Reading:
+    return Reading(model, model.select().order_by(model.id))
 
 
 class DeadLetterError(NamedTuple):
@@ -90,7 +123,7 @@ def get_dead_letters(
     query = PresentationJob.dead_letters(**conditions)
     if after is not None:
         query = query.where(PresentationJob.id < position(after)[1])
-    return _page(query, limit)
+    return _with_owners(_reading_owners(query.limit(bounded("limit", limit))), {})
 
 
 def get_dead_letter_errors(limit: int = 20, **conditions: Any) -> list[DeadLetterError]:
@@ -110,17 +143,24 @@ def get_dead_letter_errors(limit: int = 20, **conditions: Any) -> list[DeadLette
 
 def get_user_voice_clones(user_id: int) -> list[VoiceClone]:
     """The voice clones that a user owns, and nobody else's, by id; one statement."""
-    with session(VoiceClone._meta.database):
-        owner = VoiceClone.owner.clean(user_id)
-        return list(VoiceClone.select().where(VoiceClone.owner == owner).order_by(VoiceClone.id))
+    return _voice_clones_of(VoiceClone).instances(VoiceClone, {"owner": VoiceClone.owner.clean(user_id)})
+
+
+@compiled
+def _voice_clones_of(clone: Any) -> Reading:
+    return Reading(clone, clone.select().where(clone.owner == Parameter("owner")).order_by(clone.id))
 
 
 def get_user_presentation_jobs(user_id: int) -> list[PresentationJob]:
     """The jobs that a user owns, and nobody else's, newest first, without the soft-deleted; one statement."""
     job = PresentationJob
-    with session(job._meta.database):
-        mine = job.alive().where(job.owner == job.owner.clean(user_id))
-        return list(mine.order_by(job.created_at.desc(), job.id.desc()))
+    return _jobs_of(job).instances(job, {"owner": job.owner.clean(user_id)})
+
+
+@compiled
+def _jobs_of(job: Any) -> Reading:
+    mine = job.alive().where(job.owner == Parameter("owner"))
+    return Reading(job, mine.order_by(job.created_at.desc(), job.id.desc()))
 
 
 def get_database_metrics() -> dict[str, Any]:
@@ -193,12 +233,6 @@ def owned_by(user: User | int) -> OwnedBy:
 def _one(model: Any, user_id: int, row_id: int) -> Any:
     with session(model._meta.database):
         return model.owned_by(user_id).where(model.id == model.id.clean_value(row_id)).get()
-
-
-def _page(query: Any, limit: int) -> list[PresentationJob]:
-    """The first jobs of a query, with their owners."""
-    with session(PresentationJob._meta.database):
-        return list(query.select(PresentationJob, User).join(User).limit(bounded("limit", limit)))
 
 
 def _first_line(message: Any) -> Any:

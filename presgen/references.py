@@ -27,6 +27,7 @@ class ReferenceField(Checked, pw.ForeignKeyField):
     """A foreign key; takes a saved row of the other model or its id."""
 
     accessor_class = _RelationAccessor
+    is_read_by_psycopg2 = True
 
     def check_type(self, value: Any) -> Any:
         if isinstance(value, self.rel_model):

@@ -12,6 +12,7 @@ import peewee as pw
 
 from .acting import NOBODY, Acting, acting_on
 from .config import DatabaseConfig
+from .context import InUse
 from .driver_errors import translated
 from .errors import ConfigurationError, ConstraintViolation, DatabaseBusy, DatabaseUnavailable, StatementFailed
 from .fetched import FetchedCursor
@@ -154,7 +155,7 @@ class SqliteFile(Observed, pw.SqliteDatabase):
 
     def execute_here(self, sql: str, params: Any) -> Any:
         try:
-            with self._session_in_use():
+            with InUse(self):
                 # Who reads is asked nowhere; what writes outside a transaction gets one, in which it can carry them.
                 if acting_on(self) is NOBODY or not WRITES.search(sql) or self._connection().in_transaction:
                     return super().execute_sql(sql, params)

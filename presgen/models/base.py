@@ -13,10 +13,9 @@ from ..checked import Checked
 from ..clock import server_time
 from ..context import session
 from ..errors import ValidationError
+from .found import can_be_bound, equalities, find
 from .statements import CheckedInsert, CheckedSelect
-
-Row = dict[Any, Any]
-"""Values by field."""
+from .written import Row, write_row
 
 
 class BaseModel(signals.Model):
@@ -39,6 +38,8 @@ class BaseModel(signals.Model):
                 self.field_of(name)
         super().__init__(*arguments, **values)
 
+    __init__.only_checks_names = True  # type: ignore[attr-defined]  # which rows that are read have no need of
+
     # One row
 
     def save(self, force_insert: bool = False, only: Iterable[Any] | None = None) -> int:
@@ -59,16 +60,10 @@ class BaseModel(signals.Model):
         row = self._row_to_write(fields, creating=creating)
         if not row and not creating:
             return 0
-        row = self.derived(row, creating=creating)
-        read_back = [field for field in self._meta.sorted_fields if _is_read_back(field, row, creating)]
-        query: Any = pw.ModelInsert(type(self), row)
-        if not creating:
-            query = pw.ModelUpdate(type(self), row).where(self.update_condition())
-        with session(self._meta.database):
-            written = list(query.returning(*read_back).tuples().execute())
-            if not written:
-                raise self.why_not_updated()
-        self.take_over({**row, **dict(zip(read_back, written[0], strict=True))})
+        written = write_row(type(self), row, guard=None if creating else self.update_condition())
+        if written is None:
+            raise self.why_not_updated()
+        self.take_over(written)
         signals.post_save.send(self, created=creating)
         return 1
 
@@ -82,9 +77,9 @@ class BaseModel(signals.Model):
             if field.name in self._dirty or (creating and field.is_required):
                 self.__data__[field.name] = field.clean(value)
 
-    def update_condition(self) -> Any:
-        """The condition under which save() updates the row."""
-        return self._pk_expr()
+    def update_condition(self) -> Row:
+        """The stored values under which save() updates the row."""
+        return {self._meta.primary_key: self._pk}
 
     def why_not_updated(self) -> Exception:
         """The error for an update that found no row."""
@@ -93,15 +88,22 @@ class BaseModel(signals.Model):
         )
         return error
 
-    def derived(self, row: Row, *, creating: bool) -> Row:
-        """The row with what follows from its values."""
-        return self.timed(row) if creating else self.touched(row)
+    @classmethod
+    def derived(cls, row: Row, *, creating: bool) -> Row:
+        """The row with what follows from its values, any of which may be a Parameter."""
+        return cls.timed(row) if creating else cls.touched(row)
 
     def take_over(self, row: Mapping[Any, Any]) -> None:
         """Let the instance show a row that has been written."""
         for field, value in row.items():
             self.__data__[field.name] = value
             self._dirty.discard(field.name)
+
+    @classmethod
+    def filled(cls, row: Row) -> Row:
+        """A new row with the defaults of the fields that it leaves out."""
+        left = {field: default for field, default in cls._meta.defaults.items() if field not in row}
+        return {**{field: default() if callable(default) else default for field, default in left.items()}, **row}
 
     @classmethod
     def timed(cls, row: Row) -> Row:
@@ -118,7 +120,7 @@ class BaseModel(signals.Model):
     def _row_to_write(self, fields: Iterable[Any], *, creating: bool) -> Row:
         values = self.__data__
         if creating:
-            return {field: values[field.name] for field in fields if values.get(field.name) is not None}
+            return self.filled({field: values[field.name] for field in fields if values.get(field.name) is not None})
         return {field: values[field.name] for field in fields if field.name in self._dirty and not field.primary_key}
 
     @classmethod
@@ -131,6 +133,20 @@ class BaseModel(signals.Model):
         for name in (*defaults, *(name for name in values if name != "defaults")):
             cls.field_of(name)
         return super().get_or_create(**values)
+
+    @classmethod
+    def get(cls, *query: Any, **filters: Any) -> Any:
+        """The first row that matches; raises DoesNotExist."""
+        wanted = equalities(cls, query, filters)
+        if wanted is None:
+            return super().get(*query, **filters)
+        return find(cls, wanted)
+
+    @classmethod
+    def get_by_id(cls, pk: Any) -> Any:
+        """The row with that primary key; raises DoesNotExist."""
+        key = cls._meta.primary_key
+        return find(cls, {key: pk}) if can_be_bound(cls, key, pk) else super().get_by_id(pk)
 
     def delete_instance(self, recursive: bool = False, delete_nullable: bool = False) -> int:
         """Delete the row. The foreign keys' own rules cascade or refuse; peewee's recursion would go around them."""
@@ -256,8 +272,3 @@ def _batch_size(given: int | None, instances: Sequence[Any]) -> int:
 
 def _case_value(field: Any, value: Any) -> Any:
     return value if isinstance(value, pw.Node) else field.case_value(value)
-
-
-def _is_read_back(field: Any, row: Row, creating: bool) -> bool:
-    """Whether the instance learns the value only from the written row; an id always, to see that there is one."""
-    return isinstance(row[field], pw.Node) if field in row else creating or field.primary_key

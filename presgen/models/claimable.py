@@ -9,17 +9,25 @@ from typing import Any, Final
 import peewee as pw
 
 from ..clock import is_sqlite
+from ..compiled import compiled
 from ..context import session
+from ..rows import Reading
 from ..status import RUNNING, JobStatus
 from ..validation import argument, at_least, flag
 from .chosen import update_chosen
 from .fenced import DEFAULT_LEASE, in_seconds, log_after_commit
-from .outcomes import requeued
+from .outcomes import leased, requeued
+from .written import Row
 
 # Claims at the same time look at the same candidates; each passes over those that another one holds locked.
 _SPARE_CANDIDATES: Final = 100
 # Counting an owner's jobs and claiming are one step only while nobody else counts.
 _ONE_AT_A_TIME: Final = "SELECT pg_advisory_xact_lock(hashtext('presgen.claim'), 0)"
+
+
+@compiled
+def _claim(model: Any, limit: int, fair: bool, max_per_owner: int | None) -> Reading:
+    return Reading(model, model._claim_query(limit, fair, max_per_owner))
 
 
 class Claimable:
@@ -49,8 +57,7 @@ class Claimable:
         if max_per_owner is not None:
             max_per_owner = argument(at_least(1), max_per_owner, "max_per_owner")
         fair = argument(flag, fair, "fair")
-        by_owner = fair or max_per_owner is not None
-        chosen, ctes = cls._due_by_owner(limit, fair, max_per_owner) if by_owner else (cls._due(limit), ())
+        claim = _claim(cls, limit, fair, max_per_owner)
         with session(cls._meta.database) as database, ExitStack() as stack:
             cls.reap()
             if max_per_owner is not None:
@@ -59,8 +66,7 @@ class Claimable:
                 stack.enter_context(database.atomic())
                 if not is_sqlite(database):
                     database.execute_sql(_ONE_AT_A_TIME)
-            claim = update_chosen(cls, chosen, cls._taken(worker, lease_seconds), ctes=ctes)
-            jobs = list(claim.returning(cls).execute())
+            jobs = claim.instances(cls, {"worker": worker, "lease_seconds": lease_seconds})
         for job in jobs:
             job.lease_seconds = lease_seconds
             job.claim_token = (worker, job.attempt)
@@ -69,16 +75,22 @@ class Claimable:
         return sorted(jobs, key=lambda job: (-job.priority, job.run_at, job.id))
 
     @classmethod
-    def _taken(cls: Any, worker: str, lease_seconds: float) -> dict[Any, Any]:
+    def _claim_query(cls: Any, limit: int, fair: bool, max_per_owner: int | None) -> Any:
+        by_owner = fair or max_per_owner is not None
+        chosen, ctes = cls._due_by_owner(limit, fair, max_per_owner) if by_owner else (cls._due(limit), ())
+        return update_chosen(cls, chosen, cls._taken(), ctes=ctes).returning(*cls._meta.sorted_fields)
+
+    @classmethod
+    def _taken(cls: Any) -> Row:
         event = cls.events.rel_model
         reached = event.select(event.from_status).where(event.job == cls.id, event.from_status.in_(RUNNING))
         return {
             # Another program may have put the job back to pending and left what would break a CHECK now.
             **requeued(cls),
             cls.status: pw.fn.COALESCE(reached.order_by(event.id.desc()).limit(1), RUNNING[0]),
-            cls.worker: worker,
+            **leased(cls),
+            cls.worker: cls.worker.parameter("worker"),
             cls.attempt: cls.attempt + 1,
-            cls.lease_expires_at: cls.server_time(plus_seconds=lease_seconds),
             cls.started_at: cls.server_time(),
         }
 

@@ -6,7 +6,7 @@ import copy
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from itertools import count
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import peewee as pw
 
+from ..compiled import compiled
 from ..context import session
 from ..errors import (
     CommitUnknown,
@@ -27,6 +28,8 @@ from ..errors import (
 )
 from ..status import RUNNING, JobStatus
 from ..validation import argument, between, number, positive
+from .outcomes import leased
+from .written import Row, Shape, Write, fitting, guarded, shape_of, template
 
 logger = logging.getLogger("database")
 
@@ -38,6 +41,10 @@ _FIRST_REPEAT_SECONDS: Final = 0.05
 _REPEAT_MAX_SECONDS: Final = 1.0
 # What tells one end of an attempt from another, that of the rescue of an expired lease above all.
 _TELLING: Final = ("error_message", "run_at", "s3_video_path")
+
+
+Outcome = Callable[[Any, Row], Row]
+"""What a verb makes of the given values of a model's row."""
 
 
 def log_job_status_change(job_id: int, old_status: JobStatus, new_status: JobStatus) -> None:
@@ -58,6 +65,15 @@ def in_seconds(duration: timedelta | float, name: str, *, or_zero: bool = False)
     if not or_zero:
         argument(positive(), seconds, name)
     return float(argument(between(0, DURATION_MAX_SECONDS), seconds, name))
+
+
+@compiled
+def _fenced_write(
+    model: Any, given: Shape, outcome: Outcome, guard: Shape, cancelled: bool, extends_lease: bool
+) -> Write:
+    row = model.touched(outcome(model, template(model, given)))
+    row |= leased(model) if extends_lease else {}
+    return Write(model, row, where=guarded(model, guard) & model.cancel_requested_at.is_null(not cancelled))
 
 
 class Fenced:
@@ -102,42 +118,51 @@ class Fenced:
         is_assigned = self._dirty & {"worker", "attempt"}
         return self.claim_token if self.claim_token and not is_assigned else (self.worker, self.attempt)
 
-    def fence(self: Any) -> Any:
-        """The condition under which the row is still in this worker's hand."""
-        cls = type(self)
-        return (cls.id == self.id) & self._is_holder(cls)
+    def fence(self: Any) -> Row:
+        """What the stored row has while it is in this worker's hand."""
+        cls, (worker, attempt) = type(self), self.holder()
+        return {cls.id: self.id, cls.worker: worker, cls.attempt: attempt}
 
-    def write_fenced(self: Any, row: dict[Any, Any], *, cancelled: bool = False) -> None:
-        """Write the row in one statement and show it on the instance.
+    def write_fenced(
+        self: Any, given: Row, outcome: Outcome, *, cancelled: bool = False, extends_lease: bool = False
+    ) -> None:
+        """Write the outcome of what is given in one statement, and show it on the instance.
 
         Raises LeaseLost or JobCancelled, and then has written nothing. With `cancelled` the write is for jobs
         whose cancellation was asked for, else for the others.
         """
         cls = type(self)
-        change = (self.status, row.get(cls.status, self.status))
-        asked = self.fence() & (cls.status == self.status) & cls.cancel_requested_at.is_null(not cancelled)
-        row = cls.touched(row)
-        computed = [field for field, value in row.items() if isinstance(value, pw.Node)]
-        query = pw.ModelUpdate(cls, row).where(asked).returning(*computed).tuples()
+        guard = {**self.fence(), cls.status: self.status}
+        extends_lease = extends_lease and guard[cls.worker] is not None
+        write = fitting(_fenced_write, cls, given, outcome, shape_of(guard), cancelled, extends_lease)
+        change = (self.status, {**write.row, **given}.get(cls.status, self.status))
 
-        def applied_before() -> Any:
-            now = self._stored_as(change, row)
-            return now and [now.__data__[field.name] for field in computed]
+        def applied_before() -> Row | None:
+            now = self._stored_as(change, {**write.row, **given})
+            return now and {field: now.__data__[field.name] for field in write.row}
 
         try:
-            written = self.execute_fenced(query, applied_before, may_be_applied=self.unknown_change == change)
+            written = self.execute_fenced(
+                lambda: write.run(cls, given, guard, lease_seconds=self.lease_seconds),
+                applied_before,
+                may_be_applied=self.unknown_change == change,
+            )
         except CommitUnknown:
             self.unknown_change = change
             raise
         self.unknown_change = None
-        self.take_over({**row, **dict(zip(computed, written, strict=True))})
+        self.take_over(written)
         self.forget_claim_if_pending()
         log_after_commit(self._meta.database, self.id, *change)
 
     def execute_fenced(
-        self: Any, query: Any, applied_before: Callable[[], Any] = lambda: None, *, may_be_applied: bool = False
-    ) -> Sequence[Any]:
-        """The row that a fenced write returns; `applied_before` is asked for it after a lost reply.
+        self: Any,
+        write: Callable[[], Row | None],
+        applied_before: Callable[[], Row | None] = lambda: None,
+        *,
+        may_be_applied: bool = False,
+    ) -> Row:
+        """The row that a fenced write gives; `applied_before` is asked for it after a lost reply.
 
         A lost reply leaves open whether the write was applied. Under the fence it cannot be applied twice, so it is
         repeated on a fresh connection for as long as the lease lasts; then CommitUnknown says that nobody knows.
@@ -150,12 +175,12 @@ class Fenced:
         for tries in count():
             try:
                 with session(database):
-                    written = next(iter(query.execute()), None)
+                    written = write()
                     if written is None and (may_be_applied or unknown is not None):
                         written = applied_before()
                     if written is None:
                         raise self.why_not_written()
-                return written  # type: ignore[no-any-return]
+                return written
             except REPEATED as error:
                 unknown = error if isinstance(error, CommitUnknown) else unknown
                 is_patient = unknown or self.waits_out_outages or isinstance(error, DatabaseBusy)

@@ -7,16 +7,15 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Final
 
-import peewee as pw
-
 from ..acting import acting_alike
-from ..clock import backoff_time
+from ..compiled import compiled
 from ..errors import InvalidTransition, JobCancelled, PresgenError, ValidationError
 from ..heartbeat import Heartbeat
 from ..status import RUNNING, JobStatus
 from ..validation import LONG_TEXT_MAX, argument, flag
-from .fenced import Fenced, in_seconds
-from .outcomes import entered, requeued
+from .fenced import Fenced, Outcome, in_seconds
+from .outcomes import as_given, delayed, into_status, leased, released
+from .written import Row, Shape, Write, fitting, guarded, shape_of, template
 
 # A lease survives two heartbeats that are late or lost.
 HEARTBEATS_PER_LEASE: Final = 3
@@ -36,6 +35,14 @@ _MEASURED: Final = frozenset(
 """What a worker may set of a job; the rest is the life cycle's."""
 
 
+@compiled
+def _sign_of_life(model: Any, given: Shape, guard: Shape) -> Write:
+    row = model.touched(template(model, given))
+    row |= {} if ("worker", None) in guard else leased(model)
+    condition = guarded(model, guard) & model.status.in_(RUNNING)
+    return Write(model, row, where=condition, also_read=(model.lease_expires_at, model.cancel_requested_at))
+
+
 class Leased(Fenced):
     """Verbs of a worker. Each is one statement that raises LeaseLost or JobCancelled when it may not write.
 
@@ -53,12 +60,12 @@ class Leased(Fenced):
         cls = type(self)
         target, measured = cls.status.clean(status), self._measured(columns)
         if self._has_been_in(target):
-            self._write_or_record({**measured, **self._extended_lease()}, measured)
+            self._write_or_record(measured, as_given, measured, extends_lease=True)
             return
         if not target.is_running or target is self.status:
             raise InvalidTransition(f"advance() goes to the next running stage, not to {target}")
         self._require_transition(target)
-        self._write_or_record({**entered(cls, target, measured), **self._extended_lease()}, measured)
+        self._write_or_record({cls.status: target, **measured}, into_status, measured, extends_lease=True)
 
     def heartbeat(self: Any, progress: float | None = None, checkpoint: Any = None) -> None:
         """Extend the lease, and store the progress (0..1) and the checkpoint (a JSON value) where given.
@@ -68,14 +75,13 @@ class Leased(Fenced):
         cls = type(self)
         given = {cls.progress: progress, cls.checkpoint: checkpoint}
         row = {field: field.clean(value) for field, value in given.items() if value is not None}
-        written = self._sign_of_life(row)
-        self.take_over({**row, **written})
+        self.take_over(self._give_sign_of_life(row))
         if self.cancel_requested_at is not None:
             raise self.cancelled_error()
 
     def keep_alive(self: Any) -> None:
         """Extend the lease and leave the instance as it is."""
-        if self._sign_of_life({})[type(self).cancel_requested_at] is not None:
+        if self._give_sign_of_life({})[type(self).cancel_requested_at] is not None:
             raise self.cancelled_error()
 
     @contextmanager
@@ -94,20 +100,19 @@ class Leased(Fenced):
         with Heartbeat(keep_alive, every_seconds=seconds, name=f"heartbeat of job {self.id}"):
             yield self
 
-    def _sign_of_life(self: Any, row: dict[Any, Any]) -> dict[Any, Any]:
-        cls = type(self)
-        read_back = (cls.lease_expires_at, cls.updated_at, cls.cancel_requested_at)
-        row = cls.touched({**row, **self._extended_lease()})
-        query = pw.ModelUpdate(cls, row).where(self.fence() & cls.status.in_(RUNNING)).returning(*read_back).tuples()
-        return dict(zip(read_back, self.execute_fenced(query), strict=True))
+    def _give_sign_of_life(self: Any, row: Row) -> Row:
+        cls, guard = type(self), self.fence()
+        write = fitting(_sign_of_life, cls, row, shape_of(guard))
+        written: Row = self.execute_fenced(lambda: write.run(cls, row, guard, lease_seconds=self.lease_seconds))
+        return written
 
     def complete(self: Any, s3_video_path: str, **columns: Any) -> None:
         """Finish the job with its video, measured values in `columns`."""
         cls = type(self)
         self._require_transition(JobStatus.COMPLETED)
         measured = self._measured({"s3_video_path": cls.s3_video_path.clean_value(s3_video_path), **columns})
-        done = entered(cls, JobStatus.COMPLETED, {cls.progress: 1.0, cls.error_message: None, **measured})
-        self._write_or_record(done, measured)
+        done = {cls.status: JobStatus.COMPLETED, cls.progress: 1.0, cls.error_message: None, **measured}
+        self._write_or_record(done, into_status, measured)
 
     def fail(self: Any, error: str | BaseException, retry: bool = True) -> None:
         """Record why the attempt failed: back to PENDING with a backoff, or FAILED when attempts are used up."""
@@ -115,7 +120,7 @@ class Leased(Fenced):
         cls = type(self)
         message = {cls.error_message: as_message(error)}
         if retry and self.attempt < self.max_attempts and self.status.is_running:
-            self.write_fenced({**requeued(cls), **message, cls.run_at: backoff_time(self._meta.database)})
+            self.write_fenced(message, delayed)
         else:
             self._end(JobStatus.FAILED, message)
 
@@ -128,23 +133,23 @@ class Leased(Fenced):
         if not self.status.is_running:
             raise InvalidTransition(f"job {self.id} is {self.status}; only a running job can be released")
         message = {} if reason is None else {cls.error_message: as_message(reason)}
-        self.write_fenced({**requeued(cls), **message, cls.max_attempts: cls.max_attempts + 1})
+        self.write_fenced(message, released)
 
     def acknowledge_cancellation(self: Any) -> None:
         """End a running job whose cancellation was asked for, after its handler has let go of it."""
         self._end(JobStatus.CANCELLED, {}, cancelled=True)
 
-    def _end(self: Any, status: JobStatus, row: dict[Any, Any], *, cancelled: bool = False) -> None:
+    def _end(self: Any, status: JobStatus, row: Row, *, cancelled: bool = False) -> None:
         self._require_transition(status)
-        self.write_fenced(entered(type(self), status, row), cancelled=cancelled)
+        self.write_fenced({type(self).status: status, **row}, into_status, cancelled=cancelled)
 
-    def _write_or_record(self: Any, row: dict[Any, Any], measured: dict[Any, Any]) -> None:
-        """Write the row; of a job that was cancelled, what was measured."""
+    def _write_or_record(self: Any, row: Row, outcome: Outcome, measured: Row, *, extends_lease: bool = False) -> None:
+        """Write the outcome; of a job that was cancelled, what was measured."""
         try:
-            self.write_fenced(row)
+            self.write_fenced(row, outcome, extends_lease=extends_lease)
         except JobCancelled:
             with suppress(PresgenError):  # it may be over already
-                self.take_over({**measured, **self._sign_of_life(measured)})
+                self.take_over(self._give_sign_of_life(measured))
             raise
 
     def _has_been_in(self: Any, target: JobStatus) -> bool:
@@ -153,22 +158,17 @@ class Leased(Fenced):
             return False
         return RUNNING.index(target) <= RUNNING.index(self.resumed_at)
 
-    def _measured(self: Any, columns: dict[str, Any]) -> dict[Any, Any]:
+    def _measured(self: Any, columns: dict[str, Any]) -> Row:
         for name in columns:
             if name not in _MEASURED:
                 known = ", ".join(sorted(_MEASURED))
                 raise ValidationError(f"a worker cannot set {name}; it can set {known}", field=name, rule="unknown")
-        row: dict[Any, Any] = type(self).cleaned(columns, creating=False)
+        row: Row = type(self).cleaned(columns, creating=False)
         return row
 
     def _require_transition(self: Any, target: JobStatus) -> None:
         if target is self.status or not self.status.can_become(target):
             raise InvalidTransition(f"job {self.id} cannot go from {self.status} to {target}")
-
-    def _extended_lease(self: Any) -> dict[Any, Any]:
-        cls = type(self)
-        worker, _ = self.holder()
-        return {} if worker is None else {cls.lease_expires_at: cls.server_time(plus_seconds=self.lease_seconds)}
 
 
 def _said(error: BaseException) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 
 import peewee as pw
 
-from ..clock import elapsed_seconds, latest, moment_sql
+from ..clock import backoff_time, elapsed_seconds, latest, moment_sql, server_time
+from ..compiled import Parameter
 from ..status import JobStatus
-from .base import Row
+from .written import Row
 
 
 def requeued(model: Any) -> Row:
@@ -46,6 +47,32 @@ def entered(model: Any, status: JobStatus, given: Row | None = None) -> Row:
         row[model.processing_time_seconds] = pw.fn.COALESCE(model.processing_time_seconds, elapsed)
         row[model.lease_expires_at] = None
     return {**row, **given}
+
+
+def as_given(_model: Any, given: Row) -> Row:
+    """A job of which nothing else changes."""
+    return given
+
+
+def into_status(model: Any, given: Row) -> Row:
+    """A job that enters the status that is given."""
+    return entered(model, given[model.status], given)
+
+
+def delayed(model: Any, given: Row) -> Row:
+    """A job that is tried again, after a backoff."""
+    return {**requeued(model), model.run_at: backoff_time(model._meta.database), **given}
+
+
+def released(model: Any, given: Row) -> Row:
+    """A job that is given back, and whose attempt does not count."""
+    return {**requeued(model), model.max_attempts: model.max_attempts + 1, **given}
+
+
+def leased(model: Any) -> Row:
+    """A job in a worker's hand for another `lease_seconds`, which are among the statement's values."""
+    seconds = Parameter("lease_seconds", float)
+    return {model.lease_expires_at: server_time(model._meta.database, plus_seconds=seconds)}
 
 
 def born(model: Any, status: JobStatus, given: Row) -> Row:

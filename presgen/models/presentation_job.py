@@ -23,7 +23,7 @@ from ..fields import (
 )
 from ..references import ReferenceField, SameOwnerField
 from ..status import RUNNING, UNFINISHED, JobStatus
-from .base import BaseModel, Row
+from .base import BaseModel
 from .claimable import Claimable
 from .controllable import Controllable
 from .fenced import log_after_commit
@@ -34,6 +34,7 @@ from .reapable import Reapable
 from .revivable import Revivable
 from .user import User
 from .voice_clone import VoiceClone
+from .written import Row
 
 # A double's NaN and Infinity pass "> 0" on PostgreSQL; an upper bound stops them.
 SECONDS_MAX = 1_000_000_000
@@ -143,32 +144,32 @@ class PresentationJob(Queueable, Claimable, Reapable, Leased, Controllable, Revi
             log_after_commit(self._meta.database, self.id, before, self.status)
         return written
 
-    def update_condition(self) -> Any:
+    def update_condition(self) -> Row:
         """A changed status goes with the status that was loaded, and with the claim that holds the job, if any."""
-        condition = super().update_condition()
+        stored = super().update_condition()
         if "status" not in self._dirty or self.stored_status is None:
-            return condition
-        condition &= type(self).status == self.stored_status
+            return stored
+        stored[type(self).status] = self.stored_status
         is_held = self.worker is not None and not self._dirty & {"worker", "attempt"}
-        return condition & self.fence() if self.claim_token or is_held else condition
+        return {**stored, **self.fence()} if self.claim_token or is_held else stored
 
     def why_not_updated(self) -> Exception:
         if type(self).get_or_none(type(self).id == self.id) is None:
             return super().why_not_updated()
         return self.why_not_written(self.stored_status if "status" in self._dirty else None)
 
-    def derived(self, row: Row, *, creating: bool) -> Row:
+    @classmethod
+    def derived(cls, row: Row, *, creating: bool) -> Row:
         """The row with the times and the lease that follow from a new status, where the caller left them out."""
-        model = type(self)
         row = super().derived(row, creating=creating)
-        status = row.get(model.status)
+        status = row.get(cls.status)
         if not isinstance(status, JobStatus):
             return row
         if creating:
-            return born(model, status, row)
+            return born(cls, status, row)
         if status is JobStatus.PENDING:
-            return {**requeued(model), **row}
-        return entered(model, status, row)
+            return {**requeued(cls), **row}
+        return entered(cls, status, row)
 
 
 def _require_video(path: Any) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any, Final
 
 import peewee as pw
 
 from ..bulk_copy import copy_rows
 from ..clock import is_sqlite
+from ..compiled import compiled
 from ..context import session
 from ..errors import ConstraintViolation, DatabaseBusy, ValidationError
+from ..rows import Reading
 from ..status import UNFINISHED
 from ..validation import argument, mapping, several
+from .written import Shape, shape_of, template
 
 _INSERTED_AT_ONCE: Final = 500
 # PostgreSQL copies into no table whose rows it filters.
@@ -23,6 +27,12 @@ _LOOKS: Final = 20
 _ONE_UNFINISHED: Final = "idx_presentation_jobs_idempotency_key"
 _ENQUEUED: Final = ("owner", "voice_clone", "s3_pptx_path", "priority", "run_at", "max_attempts", "idempotency_key")
 """What a caller may set of a job; the rest is the life cycle's."""
+
+
+@compiled
+def _insert(model: Any, given: Shape, or_nothing: bool) -> Reading:
+    insert = pw.ModelInsert(model, model.timed(template(model, given))).returning(*model._meta.sorted_fields)
+    return Reading(model, insert.on_conflict(action="nothing") if or_nothing else insert)
 
 
 class Queueable:
@@ -45,18 +55,20 @@ class Queueable:
         While an unfinished job of the owner has the same `idempotency_key`, that job is given back instead.
         """
         given = (owner, voice_clone, s3_pptx_path, priority, run_at, max_attempts, idempotency_key)
-        row = cls.timed(cls.cleaned(dict(zip(_ENQUEUED, given, strict=True))))
-        insert = pw.ModelInsert(cls, row).returning(cls)
+        row = cls.filled(cls.cleaned(dict(zip(_ENQUEUED, given, strict=True))))
+        has_sql = any(isinstance(value, pw.Node) for value in row.values())
+        insert = (_insert.build if has_sql else _insert)(cls, shape_of(row), idempotency_key is not None)
+        add = partial(insert.instances, cls, {field.name: value for field, value in row.items()})
         with session(cls._meta.database):
             if idempotency_key is None:
-                return next(iter(insert.execute()))
+                return add()[0]
             twin = (
                 (cls.owner == row[cls.owner])
                 & (cls.idempotency_key == row[cls.idempotency_key])
                 & cls.status.in_(UNFINISHED)
             )
             for _ in range(_LOOKS):  # until there is a twin, or none: it may be finished between the two statements
-                job = cls._inserted(insert) or cls.get_or_none(twin)
+                job = cls._added(add) or cls.get_or_none(twin)
                 if job is not None and job.deleted_at is not None:
                     raise ConstraintViolation(
                         f"job {job.id} has the idempotency key, is not finished and was deleted; cancel it first",
@@ -67,13 +79,13 @@ class Queueable:
             raise DatabaseBusy("a job that cannot be seen from here has the idempotency key; try it again")
 
     @classmethod
-    def _inserted(cls: Any, insert: Any) -> Any:
+    def _added(cls: Any, add: Callable[[], list[Any]]) -> Any:
         """The job that was inserted, None where its key has a twin; the caller's transaction goes on in any case."""
         database = cls._meta.database
         try:
             # Of twins in two partitions a trigger tells, and what a trigger raises undoes what is not in a savepoint.
             with database.atomic() if database.in_transaction() else nullcontext():
-                return next(iter(insert.on_conflict(action="nothing").execute()), None)
+                return next(iter(add()), None)
         except ConstraintViolation as error:
             if error.constraint != _ONE_UNFINISHED:
                 raise

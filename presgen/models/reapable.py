@@ -8,6 +8,7 @@ from typing import Any, Final
 import peewee as pw
 
 from ..clock import backoff_time
+from ..compiled import Statement, compiled
 from ..status import RUNNING, JobStatus
 from .chosen import update_chosen
 from .fenced import logger
@@ -16,6 +17,11 @@ from .outcomes import entered, requeued
 # A bound on how many expired leases one claim takes back, so that a claim stays short after an outage.
 REAP_LIMIT: Final = 100
 LEASE_EXPIRED: Final = "the worker's lease expired: it crashed, hung or lost its connection"
+
+
+@compiled
+def _reap(model: Any) -> Statement:
+    return Statement(model, model._reap_query())
 
 
 class Reapable:
@@ -28,6 +34,13 @@ class Reapable:
         The lost attempt counts: they go to PENDING with a backoff, to FAILED when no attempt is left, or to
         CANCELLED when that was asked for.
         """
+        jobs = [(job_id, cls.status.python_value(status)) for job_id, status in _reap(cls).run(cls, {})]
+        for job_id, status in jobs:
+            logger.info("Job %s status changed: its lease expired -> %s", job_id, status)
+        return len(jobs)
+
+    @classmethod
+    def _reap_query(cls: Any) -> Any:
         lost = (
             cls.select(cls.id)
             .where(cls.status.among(RUNNING), cls.lease_expires_at < cls.server_time())
@@ -41,10 +54,7 @@ class Reapable:
         )
         back = {**requeued(cls), cls.error_message: LEASE_EXPIRED, cls.run_at: backoff_time(cls._meta.database)}
         reaped = {field: _by_case(field, outcomes, back) for field in {*back, *outcomes[0][1], *outcomes[1][1]}}
-        jobs = list(update_chosen(cls, lost, reaped).returning(cls.id, cls.status).tuples())
-        for job_id, status in jobs:
-            logger.info("Job %s status changed: its lease expired -> %s", job_id, status)
-        return len(jobs)
+        return update_chosen(cls, lost, reaped).returning(cls.id, cls.status)
 
 
 def _by_case(field: Any, outcomes: Sequence[tuple[Any, dict[Any, Any]]], otherwise: dict[Any, Any]) -> Any:

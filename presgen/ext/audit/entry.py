@@ -22,6 +22,8 @@ MASKED: Final = "(masked)"
 class _ObjectField(DocumentField):
     """A JSON object of a model that is bound to no database, which would tell peewee whether the driver decodes it."""
 
+    is_read_by_psycopg2 = False
+
     def python_value(self, value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value
 

@@ -1,0 +1,128 @@
+"""Statements that Peewee writes once: a query is compiled for a database, and its values are bound whenever it runs.
+
+Writing a query's SQL costs several times what PostgreSQL needs to run it. So the statements that an application runs
+all day are functions of what shapes their text, and name their values by Parameters:
+
+    @compiled
+    def _by_key(model):
+        return Statement(model, model.select().where(model.id == Parameter("key")))
+
+    _by_key(User).run(User, {"key": 7})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from datetime import datetime, timezone
+from functools import cached_property
+from typing import Any, Final, Generic, TypeVar
+from weakref import WeakKeyDictionary, ref
+
+import peewee as pw
+
+from .context import require_database, session
+
+Values = Mapping[str, Any]
+Built = TypeVar("Built")
+
+NOW: Final = "now"
+"""The name of the moment at which a statement runs, among its values."""
+SHAPES_MAX: Final = 500
+"""How many statements of one kind are kept for a database, before they are written anew."""
+
+
+class _Slot:
+    """What stands among a compiled statement's parameters for a value that comes later."""
+
+    def __init__(self, make: Callable[[Values], Any], *, tells_time: bool = False) -> None:
+        self.make, self.tells_time = make, tells_time
+
+
+class Moment(pw.ColumnBase):
+    """A time by this process's clock, made of `NOW`, which all of a compiled statement shares whenever it runs."""
+
+    def __init__(self, make: Callable[[Values], Any]) -> None:
+        self.make = make
+
+    @cached_property
+    def _made(self) -> Any:
+        return self.make({NOW: datetime.now(timezone.utc)})
+
+    def __sql__(self, ctx: Any) -> Any:
+        return ctx.value(_Slot(self.make, tells_time=True) if ctx.state.is_compiled else self._made, converter=False)
+
+
+class Parameter(pw.ColumnBase):
+    """A value that a compiled statement is run with, by its name.
+
+    Without a converter of its own it is converted as Peewee converts a value in its place: by the field with which it
+    is compared.
+    """
+
+    def __init__(self, name: str, convert: Callable[[Any], Any] | None = None) -> None:
+        self.name, self._convert = name, convert
+
+    def value(self, values: Values) -> Any:
+        """The value among those that the statement is run with."""
+        return values[self.name]
+
+    def __sql__(self, ctx: Any) -> Any:
+        convert = self._convert or ctx.state.converter
+        make = self.value if convert is None else lambda values: convert(self.value(values))
+        return ctx.value(_Slot(make), converter=False)
+
+
+class Statement:
+    """A query's SQL for the database that its model is bound to, and what makes its parameters."""
+
+    def __init__(self, model: Any, query: Any) -> None:
+        context = require_database(model._meta.database).get_sql_context(is_compiled=True)
+        self.sql, parameters = context.sql(query).query()
+        self._parameters: list[Any] = parameters
+        slots = [(place, slot) for place, slot in enumerate(parameters) if isinstance(slot, _Slot)]
+        self._slots = [(place, slot.make) for place, slot in slots]
+        self._tells_time = any(slot.tells_time for _, slot in slots)
+
+    def parameters(self, values: Values) -> list[Any]:
+        """What the statement's placeholders stand for."""
+        parameters = self._parameters.copy()
+        if self._tells_time:
+            values = {**values, NOW: datetime.now(timezone.utc)}
+        for place, make in self._slots:
+            parameters[place] = make(values)
+        return parameters
+
+    def run(self, model: Any, values: Values) -> list[Any]:
+        """The rows that the statement gives, as the driver gives them; in a session of its own where there is none."""
+        database, parameters = model._meta.database, self.parameters(values)
+        with nullcontext() if getattr(database, "gives_back", False) else session(database):
+            return database.execute_sql(self.sql, parameters).fetchall()  # type: ignore[no-any-return]
+
+
+class compiled(Generic[Built]):
+    """Decorates a function of a model, and of what else shapes a statement: for each database it is called once.
+
+    What it gives is kept by its arguments, which are hashable, for the database that the model is bound to.
+    """
+
+    def __init__(self, build: Callable[..., Built]) -> None:
+        self.build, self.__doc__ = build, build.__doc__
+        self._built: WeakKeyDictionary[Any, dict[Any, Built]] = WeakKeyDictionary()
+        self._latest: tuple[Callable[[], Any], dict[Any, Built]] = (lambda: None, {})
+
+    def __call__(self, model: Any, *shape: Any) -> Built:
+        of_database, built = self._latest
+        if of_database() is not model._meta.database or not built:
+            built = self._built_for(require_database(model._meta.database))
+        found = built.get((model, shape))
+        if found is None:
+            if len(built) >= SHAPES_MAX:
+                built.clear()
+            found = built[model, shape] = self.build(model, *shape)
+        return found
+
+    def _built_for(self, database: Any) -> dict[Any, Built]:
+        built = self._built.setdefault(database, {})
+        self._latest = ref(database), built
+        return built

@@ -1,0 +1,111 @@
+"""Rows as instances: what Peewee makes of them, for statements that give all the columns of a model.
+
+Peewee's own cursors set each value as an attribute, which counts it as a change, and take that back: reading a page
+takes them several times as long as fetching it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import timezone
+from typing import Any, TypeVar
+
+from playhouse import signals
+
+from .clock import is_sqlite
+from .compiled import Statement, Values, compiled
+from .fields import MomentField
+
+Row = Sequence[Any]
+One = TypeVar("One", bound=Any)
+
+
+class Reader:
+    """Makes instances of a model from rows that begin with its columns, in the order of its fields.
+
+    What has to be converted depends on the database that the model is bound to.
+    """
+
+    def __init__(self, model: Any) -> None:
+        fields = model._meta.sorted_fields
+        self._model, self._names = model, [field.name for field in fields]
+        self._width = len(fields)
+        is_psycopg2 = not is_sqlite(model._meta.database)
+        left = [field for field in fields if not (is_psycopg2 and getattr(field, "is_read_by_psycopg2", False))]
+        # Psycopg2's moments are nearly always in UTC, and a row has many: to look is cheaper than to convert.
+        self._moments = [field.name for field in left if is_psycopg2 and isinstance(field, MomentField)]
+        self._converters = [(field.name, field.python_value) for field in left if field.name not in self._moments]
+        self._is_initialized_by_peewee = getattr(model.__init__, "only_checks_names", False)
+
+    def __call__(self, row: Row) -> Any:
+        """The instance of a row."""
+        data = dict(zip(self._names, row))  # noqa: B905  # it may go on
+        for name in self._moments:
+            moment = data[name]
+            if moment is not None and moment.tzinfo is not timezone.utc:
+                data[name] = moment.astimezone(timezone.utc)
+        for name, convert in self._converters:
+            if data[name] is not None:
+                data[name] = convert(data[name])
+        if not self._is_initialized_by_peewee:
+            return _initialized(self._model, data)
+        instance = self._model.__new__(self._model)
+        instance.__data__, instance.__rel__, instance._dirty = data, {}, set()
+        signals.pre_init.send(instance)
+        return instance
+
+    def with_other(self, rows: Iterable[Row], name: str, read_other: Reader) -> list[Any]:
+        """The instances of rows that go on with the row that a foreign key refers to; equal ones share an instance."""
+        others: dict[Any, Any] = {}
+        instances = []
+        for row in rows:
+            instance = self(row)
+            key = instance.__data__[name]
+            other = others.get(key)
+            if other is None:
+                other = others[key] = read_other(row[self._width :])
+            instance.__rel__[name] = other
+            instances.append(instance)
+        return instances
+
+
+@compiled
+def reader_of(model: Any) -> Reader:
+    """What makes instances of a model's rows."""
+    return Reader(model)
+
+
+def with_many(ones: list[One], many: Iterable[Any], key: Any) -> list[One]:
+    """The instances, each with those of the others that refer to it in a list by the foreign key's name for them.
+
+    Those that refer to none of them are left out.
+    """
+    lists: dict[Any, list[Any]] = {}
+    by_id = {one._pk: one for one in ones}
+    for id_, one in by_id.items():
+        setattr(one, key.backref, lists.setdefault(id_, []))
+    for other in many:
+        id_ = other.__data__[key.name]
+        if id_ in by_id:
+            other.__rel__[key.name] = by_id[id_]
+            lists[id_].append(other)
+    return ones
+
+
+class Reading(Statement):
+    """A statement whose rows are those of a model, and begin with its columns."""
+
+    def __init__(self, model: Any, query: Any) -> None:
+        super().__init__(model, query)
+        self.read = Reader(model)
+
+    def instances(self, model: Any, values: Values) -> list[Any]:
+        """What the statement gives, as instances."""
+        return [self.read(row) for row in self.run(model, values)]
+
+
+def _initialized(model: Any, data: dict[str, Any]) -> Any:
+    """An instance of a model whose `__init__` does more than Peewee's, which calls it with the values."""
+    instance = model(__no_default__=1, **data)
+    instance._dirty.clear()
+    return instance
