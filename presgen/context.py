@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -181,25 +181,34 @@ def require_database(database: Any) -> Any:
     return database
 
 
-@contextmanager
-def session(database: Any) -> Iterator[Any]:
+class session(AbstractContextManager[Any]):
     """Hold one connection of `database` for the block.
 
     Inside another session that has one it is that one's; the outermost gives the connection back. Raises PoolTimeout or
     DatabaseUnavailable when there is none to be had.
     """
-    require_database(database)
-    if _has_connection(database):
-        database.connect(reuse_if_open=True)
-        yield database
-        return
-    own = Session(database)
-    own.begin()
-    try:
-        database.connect()
-        yield database
-    finally:
-        own.end()
+
+    def __init__(self, database: Any) -> None:
+        self._database = database
+        self._own: Session | None = None
+
+    def __enter__(self) -> Any:
+        require_database(self._database)
+        if _has_connection(self._database):
+            self._database.connect(reuse_if_open=True)
+            return self._database
+        self._own = Session(self._database)
+        self._own.begin()
+        try:
+            self._database.connect()
+        except BaseException:
+            self._own.end()
+            raise
+        return self._database
+
+    def __exit__(self, *_: object) -> None:
+        if self._own is not None:
+            self._own.end()
 
 
 def begin_lazily(database: Any) -> Session:

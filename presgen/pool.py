@@ -44,7 +44,7 @@ NO_CONNECTIONS: Final[Mapping[str, float]] = dict.fromkeys(
 _POOLS: Final[weakref.WeakSet[Checkout]] = weakref.WeakSet()
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class CheckedOut:
     """A connection in hand; the moments are those of time.time()."""
 

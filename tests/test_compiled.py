@@ -1,0 +1,293 @@
+"""Compiled statements: they say what Peewee's own say, are written once, and are told apart by what shapes them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import peewee as pw
+import pytest
+
+from presgen import MODELS, DatabaseManager, JobStatus, PresentationJob, User, VoiceClone, compiled, queries
+from presgen.compiled import Parameter, Statement
+from presgen.errors import ConfigurationError
+
+MOMENT = datetime(2026, 7, 1, 12, 30, 15, 123456, tzinfo=timezone(timedelta(hours=2)))
+VALUES: list[tuple[Any, str, Any]] = [
+    (User, "name", "O'Brien \\ % %s ? \t\n 漢字"),
+    (User, "email", "Zoë.O'Brien@Example.com"),
+    (User, "password_hash", "a" * 255),
+    (User, "is_active", False),
+    (User, "created_at", MOMENT),
+    (VoiceClone, "name", "%(name)s"),
+    (VoiceClone, "s3_path", "/ä b.wav"),
+    (VoiceClone, "file_size", 2**62),
+    (VoiceClone, "duration_seconds", 0.1 + 0.2),
+    (VoiceClone, "sample_rate", 44_100),
+    (VoiceClone, "is_active", False),
+    (PresentationJob, "s3_pptx_path", "/?.pptx"),
+    (PresentationJob, "slides_count", 12),
+    (PresentationJob, "video_duration_seconds", 1e-9),
+    (PresentationJob, "file_size_bytes", 2**40),
+    (PresentationJob, "processing_time_seconds", 3.5),
+    (PresentationJob, "error_message", "x" * 10_000),
+    (PresentationJob, "run_at", MOMENT),
+    (PresentationJob, "priority", -(2**31)),
+    (PresentationJob, "max_attempts", 7),
+    (PresentationJob, "progress", 1.0),
+    (PresentationJob, "checkpoint", {"slide": 3, "quote": "'\"\\ %s ?", "deep": [None, True, 1.5]}),
+    (PresentationJob, "checkpoint", [1, 2]),
+    (PresentationJob, "checkpoint", "text"),
+    (PresentationJob, "checkpoint", 0),
+    (PresentationJob, "checkpoint", False),
+    (PresentationJob, "idempotency_key", "k"),
+    (PresentationJob, "deleted_at", MOMENT),
+    (PresentationJob, "owner", 1),
+    (PresentationJob, "voice_clone", 1),
+]
+
+
+def raw(model: Any, number: int) -> tuple[Any, ...]:
+    """The stored row but for its id and updated_at, as the driver gives it."""
+    names = [field.column_name for field in model._meta.sorted_fields if field.name not in ("id", "updated_at")]
+    table = model._meta.table_name
+    sql = f"SELECT {', '.join(names)} FROM {table} WHERE id = {number}"
+    return tuple(model._meta.database.execute_sql(sql).fetchone())
+
+
+def one_of_each(user: User, voice: VoiceClone) -> dict[Any, dict[str, Any]]:
+    """The least that a row of each model needs."""
+    return {
+        User: {"name": "u", "created_at": MOMENT},
+        VoiceClone: {"name": "v", "owner": user.id, "created_at": MOMENT},
+        PresentationJob: {
+            "owner": user.id,
+            "voice_clone": voice.id,
+            "s3_pptx_path": "/x.pptx",
+            "created_at": MOMENT,
+            "run_at": MOMENT,
+        },
+    }
+
+
+def numbered(model: Any, row: dict[str, Any], number: int) -> dict[str, Any]:
+    return {"s3_path": f"/{number}.wav", **row} if model is VoiceClone else row
+
+
+@pytest.mark.parametrize(("model", "name", "value"), VALUES)
+def test_a_saved_value_is_stored_as_peewee_stores_it(
+    db: DatabaseManager, user: User, voice: VoiceClone, model: Any, name: str, value: Any
+) -> None:
+    row = one_of_each(user, voice)[model]
+    field = model._meta.fields[name]
+    stock = {field: field.clean(value)}
+    saved, updated = (model.create(**numbered(model, row, number)) for number in (1, 2))
+    setattr(saved, name, value)
+    saved.save()
+    only = 1 if name in ("email", "s3_path", "idempotency_key") else 2
+    if only == 1:  # unique: one after the other
+        written = raw(model, saved.id)
+        model.delete().where(model.id == saved.id).execute()
+    pw.ModelUpdate(model, stock).where(model.id == updated.id).execute()
+    if model is VoiceClone and name != "s3_path":
+        pw.ModelUpdate(model, {model.s3_path: saved.s3_path + ".wav"}).where(model.id == updated.id).execute()
+        pw.ModelUpdate(model, {model.s3_path: "/1.wav"}).where(model.id == saved.id).execute()
+    mine = written if only == 1 else raw(model, saved.id)
+    theirs = raw(model, updated.id)
+    place = [f.name for f in model._meta.sorted_fields if f.name not in ("id", "updated_at")].index(name)
+    assert mine[place] == theirs[place]
+    assert type(mine[place]) is type(theirs[place])
+
+
+@pytest.mark.parametrize("model", [User, VoiceClone, PresentationJob])
+def test_a_created_row_is_stored_as_peewee_stores_it(
+    db: DatabaseManager, user: User, voice: VoiceClone, model: Any
+) -> None:
+    given = one_of_each(user, voice)[model] | {name: value for of, name, value in VALUES if of is model}
+    given = {name: value for name, value in given.items() if name not in ("idempotency_key", "email")}
+    created = model.create(**given)
+    mine = raw(model, created.id)
+    model.delete().where(model.id == created.id).execute()
+    row = {field: field.clean(given[field.name]) for field in model._meta.sorted_fields if field.name in given}
+    number = pw.ModelInsert(model, row).execute()
+    assert raw(model, number) == mine
+
+
+@pytest.mark.parametrize("name", [field.name for field in PresentationJob._meta.sorted_fields if field.null])
+def test_a_value_can_be_taken_away_again(job: PresentationJob, name: str) -> None:
+    setattr(job, name, None)
+    job.save()
+    assert PresentationJob.get_by_id(job.id).__data__[name] is None
+
+
+def test_an_instance_shows_what_was_written(job: PresentationJob) -> None:
+    job.checkpoint, job.progress, job.run_at = (1, {"a": 2}), 1, MOMENT
+    job.save()
+    assert job.__data__ == PresentationJob.get_by_id(job.id).__data__
+    assert job._dirty == set()
+    assert User.create(name="x").__data__ == User.get(User.name == "x").__data__
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch, db: DatabaseManager) -> list[str]:
+    """The statements that have been compiled."""
+    texts: list[str] = []
+    init = Statement.__init__
+
+    def counted(self: Statement, model: Any, query: Any) -> None:
+        init(self, model, query)
+        texts.append(self.sql)
+
+    monkeypatch.setattr(Statement, "__init__", counted)
+    return texts
+
+
+def live(job: PresentationJob) -> None:
+    """The whole life of a job, as workers and the web application live it."""
+    (held,) = PresentationJob.claim("w1")
+    held.advance(JobStatus.PROCESSING_SLIDES) if held.status is not JobStatus.PROCESSING_SLIDES else None
+    held.heartbeat(progress=0.5, checkpoint={"slide": 1})
+    held.advance(JobStatus.SYNTHESIZING_AUDIO, slides_count=3)
+    held.complete(s3_video_path="/v.mp4")
+    assert PresentationJob.get_by_id(job.id) == held
+    queries.get_presentation_jobs(limit=5, owner=job.owner_id)
+    queries.get_users_with_voice_clones()
+    queries.get_user_presentation_jobs(job.owner_id)
+
+
+def test_a_statement_is_compiled_once(enqueue: Any, written: list[str]) -> None:
+    live(enqueue())
+    first = len(written)
+    for _ in range(3):
+        live(enqueue())
+    assert first > 5
+    assert written[first:] == []
+
+
+def test_what_shapes_a_statement_tells_it_apart(user: User, written: list[str]) -> None:
+    for change in ({"name": "b"}, {"name": "c"}, {"is_active": False}, {"email": None}, {"email": "b@example.com"}):
+        for name, value in change.items():
+            setattr(user, name, value)
+        user.save()
+        assert User.get_by_id(user.id).__data__ == user.__data__
+    updates = [text for text in written if text.startswith("UPDATE")]
+    assert len(updates) == 4  # the name, the flag, no address, an address
+
+
+def test_sql_of_the_callers_is_compiled_for_once(job: PresentationJob, written: list[str]) -> None:
+    for expected in (5, 10):
+        job.priority = PresentationJob.priority + 5
+        job.save()
+        assert job.priority == expected
+    assert [text.startswith("UPDATE") for text in written].count(True) == 2
+
+
+def test_a_worker_may_write_sql_too(claimed: PresentationJob) -> None:
+    for expected in (1, 2):
+        claimed.advance(
+            JobStatus.SYNTHESIZING_AUDIO if expected == 1 else JobStatus.ASSEMBLING_VIDEO,
+            slides_count=pw.fn.COALESCE(PresentationJob.slides_count, 0) + 1,
+        )
+        assert claimed.slides_count == expected
+
+
+def test_statements_are_kept_up_to_a_bound(user: User, written: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "SHAPES_MAX", 2)
+    for _ in range(2):
+        for fields in ({"name": "a"}, {"is_active": False}, {"password_hash": "x"}, {"email": "c@example.com"}):
+            for name, value in fields.items():
+                setattr(user, name, value)
+            user.save()
+    assert User.get_by_id(user.id).email == "c@example.com"
+    assert [text.startswith("UPDATE") for text in written].count(True) > 4
+
+
+def test_each_database_has_its_own(db: DatabaseManager, user: User, tmp_path: Any) -> None:
+    assert User.get_by_id(user.id).name == "Ada"
+    with DatabaseManager(f"sqlite:///{tmp_path / 'other.db'}") as other:
+        other.migrate()
+        assert User.get_or_none(id=user.id) is None
+        assert User.create(name="Grace").id == 1
+    assert User.get(name="Ada") == user
+
+
+@pytest.fixture
+def stock() -> Iterator[pw.SqliteDatabase]:
+    """A database of Peewee's own in memory, as tests swap it in; it forgets everything when it is closed."""
+    database = pw.SqliteDatabase("file:presgen-stock?mode=memory&cache=shared", uri=True)
+    keeper = database._connect()
+    with database.bind_ctx(MODELS, bind_refs=False, bind_backrefs=False):
+        with database.connection_context():
+            database.create_tables(MODELS)
+        yield database
+    keeper.close()
+
+
+def test_models_work_on_a_database_of_peewees_own(stock: pw.SqliteDatabase) -> None:
+    user = User.create(name="Ada", email="ADA@example.com")
+    user.name = "Grace"
+    user.save()
+    assert User.get(User.email == "ada@example.com").name == "Grace"
+    assert User.get_by_id(user.id).__data__ == user.__data__
+    assert [found.voice_clones for found in queries.get_users_with_voice_clones()] == [[]]
+    assert stock.is_closed()
+
+
+def test_models_without_a_database_say_so() -> None:
+    for call in (lambda: User.get_by_id(1), lambda: User(name="x").save(), queries.get_presentation_jobs):
+        with pytest.raises(ConfigurationError, match="DatabaseManager"):
+            call()
+
+
+def test_rows_are_found_by_equal_values(user: User, statements: list[str]) -> None:
+    User.get(email="ada@example.com")  # which learns that addresses are not encrypted
+    statements.clear()
+    for found in (
+        User.get_by_id(user.id),
+        User.get_by_id(str(user.id)),
+        User.get(User.id == user.id),
+        User.get(id=user.id),
+        User.get(User.email == "ADA@Example.com"),
+        User.get(email="ADA@example.com", name="Ada"),
+        User.get_or_none(User.email == "ada@example.com", User.is_active == True),  # noqa: E712
+        User.get(User.email == "ada@example.com", name="Ada"),
+        User.get(User.name.contains("d")),
+        User.get((User.name == "Ada") & (User.id == user.id)),
+        User.get(User.name == pw.Value("Ada")),
+        User.get(User.email.is_null(False)),
+    ):
+        assert found == user
+    assert len(statements) == 12
+    assert User.get_or_none(User.email == None) is None  # noqa: E711
+    assert User.get_or_none(email=None) is None
+    assert User.get_or_none(User.email == "nobody@example.com") is None
+    for call in (lambda: User.get_by_id(0), lambda: User.get(email="nobody@example.com")):
+        with pytest.raises(User.DoesNotExist, match="^there is no such User$"):
+            call()
+
+
+def test_the_values_of_one_field_twice_have_to_agree(user: User) -> None:
+    assert User.get_or_none(User.name == "Ada", User.name == "Grace") is None
+    assert User.get_or_none(User.name == "Grace", User.name == "Ada") is None
+    assert User.get_or_none(User.name == "Grace", name="Ada") is None
+
+
+def test_every_moment_of_a_statement_is_the_same(claimed: PresentationJob) -> None:
+    claimed.complete(s3_video_path="/v.mp4")
+    assert claimed.completed_at == claimed.updated_at
+    first = claimed.updated_at
+    time.sleep(0.002)
+    claimed.priority += 1
+    claimed.save()
+    assert claimed.updated_at > first
+
+
+def test_a_parameter_is_converted_by_the_field_that_it_is_compared_with(db: DatabaseManager) -> None:
+    statement = Statement(
+        User, User.select(User.id).where(User.email == Parameter("address"), User.id > Parameter("n"))
+    )
+    assert statement.parameters({"address": "ADA@Example.com", "n": "5"}) == ["ada@example.com", 5]
+    with pytest.raises(KeyError):
+        statement.parameters({"n": 5})
