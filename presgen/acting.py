@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from .blocks import Blocks
 from .errors import AlreadyActing
@@ -14,8 +13,7 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Acting:
+class Acting(NamedTuple):
     """The user whose rows the statements are about, and the actor who runs them; either may be missing."""
 
     user_id: int | None = None

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 Value = TypeVar("Value")
 
 
-@dataclass(eq=False)
 class _Block(Generic[Value]):
-    database: Any
-    value: Value
-    outer: _Block[Value] | None
-    is_over: bool = False
+    def __init__(self, database: Any, value: Value, outer: _Block[Value] | None) -> None:
+        self.database, self.value, self.outer = database, value, outer
+        self.is_over = False
 
 
 _KINDS: Final[list[ContextVar[Any]]] = []

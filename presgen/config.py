@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
-from urllib.parse import quote
 
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
@@ -184,6 +183,8 @@ class DatabaseConfig:
         """The URL without its password and options, for people and logs."""
         if self.path:
             return f"{self.backend}:///{self.path}"
+        from urllib.parse import quote
+
         known = self._parameters
         user = f"{quote(known['user'], safe='')}@" if known.get("user") else ""
         port = f":{known['port']}" if known.get("port") else ""
@@ -242,6 +243,8 @@ class DatabaseConfig:
 
 
 def _url_from_parts(environ: Mapping[str, str]) -> str:
+    from urllib.parse import quote
+
     names = ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_HOST", "POSTGRES_PORT", "POSTGRES_DB")
     if not any(environ.get(name) for name in names):
         raise ConfigurationError(_NOTHING_SET)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import unquote
 
 _PASSWORD: Final = re.compile(r"^(\w+://[^:/@]*):[^/@]*@")
 _SECRETS: Final = ("password", "secret")
@@ -49,5 +48,9 @@ class DatabaseUrl(str):
 
 def _without_secrets(url: str) -> str:
     address, mark, options = _PASSWORD.sub(r"\1@", url).partition("?")
+    if not mark:
+        return address
+    from urllib.parse import unquote
+
     shown = [option for option in options.split("&") if not is_secret(unquote(option.partition("=")[0]))]
     return address + (mark if shown else "") + "&".join(shown)

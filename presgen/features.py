@@ -12,7 +12,6 @@ from .clock import is_sqlite
 from .context import session
 from .errors import ConfigurationError, MigrationError, StatementInvalid
 from .migrating.turns import LOCK_TIMEOUT, take_turn
-from .migrator import Migrator
 from .validation import shown
 
 if TYPE_CHECKING:
@@ -64,6 +63,8 @@ def install_feature(database: Any, name: str, **options: Any) -> None:
 
     Raises DatabaseBusy, which is safe to retry, when other transactions held the locks that it needs.
     """
+    from .migrator import Migrator
+
     feature = find_feature(name)
     _require_known(name, feature.install, options)
     with _changing(database, f"to install {name}"):
@@ -100,6 +101,7 @@ def installed_features(database: Any) -> list[str]:
 def schema_differences(database: Any) -> list[Difference]:
     """How the schema differs from what models, migrations and installed features declare; see drift.differences()."""
     from .migrating.drift import differences
+    from .migrator import Migrator
 
     features, migrator = installed_features(database), Migrator(database)
     other = [pattern for name in features for pattern in getattr(find_feature(name), "CHANGES", ())]

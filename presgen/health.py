@@ -12,7 +12,6 @@ import peewee as pw
 from .clock import is_sqlite
 from .context import session
 from .errors import PresgenError
-from .migrator import Migrator
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,8 @@ class Health:
 
 def examine(database: Any) -> Health:
     """Ask the database how it is; never raises for a database that does not answer."""
+    from .migrator import Migrator
+
     began = time.monotonic()
     try:
         # A server that says nothing is not healthy, however long statements may take.

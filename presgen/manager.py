@@ -34,12 +34,10 @@ from .features import (
     uninstall_feature,
 )
 from .health import Health, examine
-from .migrator import Migrator
 from .models import MODELS, PresentationJob, User
 from .models.fenced import in_seconds
 from .opening import open_database
 from .queries import get_database_metrics
-from .queue_metrics import get_queue_metrics
 from .reading import Writing, reading, writing
 from .sqlite import SqliteFile
 from .transactions import run_in_transaction
@@ -47,6 +45,7 @@ from .validation import argument, at_least, positive, text
 
 if TYPE_CHECKING:
     from .migrating.drift import Difference
+    from .migrator import Migrator
 
 logger = logging.getLogger("database")
 Result = TypeVar("Result")
@@ -218,6 +217,8 @@ class DatabaseManager:
     @property
     def migrations(self) -> Migrator:
         """The migrations of this database."""
+        from .migrator import Migrator
+
         return Migrator(self.database)
 
     def locked_for_migrations(self) -> PostgresPool | SqliteFile:
@@ -308,6 +309,8 @@ class DatabaseManager:
 
     def metrics(self) -> dict[str, Any]:
         """queries.get_database_metrics(), queue_metrics.get_queue_metrics(), and pool_stats() as `pool`."""
+        from .queue_metrics import get_queue_metrics
+
         self.require_binding()
         with self.session():
             metrics = {**get_database_metrics(), **get_queue_metrics()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from .config import DatabaseConfig
@@ -26,6 +25,8 @@ def open_database(config: DatabaseConfig, resources: ExitStack) -> PostgresPool 
 
 def _opened(config: DatabaseConfig, resources: ExitStack) -> PostgresPool | SqliteFile:
     if config.backend == "embedded":
+        from pathlib import Path
+
         from .embedded import EmbeddedServer
 
         server = resources.enter_context(EmbeddedServer(Path(config.path)))

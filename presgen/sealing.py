@@ -13,9 +13,8 @@ import os
 import re
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from weakref import WeakSet
 
 from .clock import is_sqlite
@@ -46,8 +45,7 @@ _CHECK_VALUE_OF_RULE: Final = re.compile(r"'key ([0-9a-f]{16})'")
 _CHECKED_TEXT: Final = b"presgen: is it the same key?"
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """The column that a value is sealed for."""
 
     table: str
@@ -195,8 +193,7 @@ class Sealing:
         raise EncryptionChanged(error.constraint) from None
 
 
-@dataclass(frozen=True)
-class Seal:
+class Seal(NamedTuple):
     """What the values of one column are sealed with at the moment; `index_key_id` is None without a blind index."""
 
     sealing: Sealing
