@@ -12,14 +12,61 @@ from typing import Any, Final
 import peewee as pw
 
 from ..clock import database_now
+from ..compiled import Parameter, Statement, compiled
 from ..context import session
 from ..errors import DatabaseUnavailable, InvalidTransition, PoolTimeout, PresgenError
+from ..rows import Reading
 from ..status import RUNNING, UNFINISHED, JobStatus
 from .fenced import in_seconds, log_after_commit
 from .outcomes import entered, requeued
+from .written import Row
 
 _FIRST_LOOK_SECONDS: Final = 0.02
 _LOOK_EVERY_MAX_SECONDS: Final = 1.0
+
+
+class _Change(Reading):
+    """What a verb makes of a job that meets the verb's condition."""
+
+    def __init__(self, model: Any, condition: Any, row: Row) -> None:
+        update = pw.ModelUpdate(model, model.touched(row)).where(model.id == Parameter("id"), condition)
+        super().__init__(model, update.returning(*model._meta.sorted_fields))
+        self.fields = tuple(row)
+
+
+@compiled
+def _cancellation(model: Any) -> _Change:
+    is_free, ended = model.worker.is_null(), entered(model, JobStatus.CANCELLED)
+    row: Row = {field: pw.Case(None, [(is_free, value)], field) for field, value in ended.items()}
+    row[model.cancel_requested_at] = pw.fn.COALESCE(model.cancel_requested_at, model.server_time())
+    return _Change(model, model.status.in_(UNFINISHED), row)
+
+
+@compiled
+def _retry(model: Any) -> _Change:
+    is_retryable = model.status.in_((JobStatus.FAILED, JobStatus.CANCELLED)) & model.deleted_at.is_null()
+    return _Change(model, is_retryable, {**requeued(model), model.run_at: model.server_time()})
+
+
+@compiled
+def _soft_deletion(model: Any) -> _Change:
+    row = {model.deleted_at: pw.fn.COALESCE(model.deleted_at, model.server_time())}
+    return _Change(model, model.status.not_in(UNFINISHED), row)
+
+
+@compiled
+def _undeletion(model: Any) -> _Change:
+    return _Change(model, model.id.is_null(False), {model.deleted_at: None})
+
+
+@compiled
+def _look(model: Any) -> Statement:
+    return Statement(model, model.select(model.status, model.deleted_at).where(model.id == Parameter("id")))
+
+
+@compiled
+def _history(event: Any) -> Reading:
+    return Reading(event, event.select().where(event.job == Parameter("job")).order_by(event.id))
 
 
 class Controllable:
@@ -30,39 +77,27 @@ class Controllable:
 
         Cancelling twice is no error; cancelling a completed or failed job raises InvalidTransition.
         """
-        cls = type(self)
-        is_free, ended = cls.worker.is_null(), entered(cls, JobStatus.CANCELLED)
-        row: dict[Any, Any] = {field: pw.Case(None, [(is_free, value)], field) for field, value in ended.items()}
-        row[cls.cancel_requested_at] = pw.fn.COALESCE(cls.cancel_requested_at, cls.server_time())
-        self._write_where(cls.status.in_(UNFINISHED), row, "cancelled", unless=JobStatus.CANCELLED)
+        self._make(_cancellation(type(self)), "cancelled", unless=JobStatus.CANCELLED)
 
     def retry(self: Any) -> None:
         """Put a failed or cancelled job back into the queue, with at least one more attempt."""
-        cls = type(self)
-        row = {**requeued(cls), cls.run_at: cls.server_time()}
-        retryable = cls.status.in_((JobStatus.FAILED, JobStatus.CANCELLED)) & cls.deleted_at.is_null()
-        self._write_where(retryable, row, "retried", unless=JobStatus.PENDING)
+        self._make(_retry(type(self)), "retried", unless=JobStatus.PENDING)
 
     def soft_delete(self: Any) -> None:
         """Hide a finished job: `alive()`, lists and counts leave it out. Again is no error.
 
         Raises InvalidTransition for a job that is not finished; cancel it first.
         """
-        cls = type(self)
-        is_finished = cls.status.not_in(UNFINISHED)
-        row = {cls.deleted_at: pw.fn.COALESCE(cls.deleted_at, cls.server_time())}
-        self._write_where(is_finished, row, "soft-deleted", unless=None)
+        self._make(_soft_deletion(type(self)), "soft-deleted", unless=None)
 
     def undelete(self: Any) -> None:
         """Show a soft-deleted job again; one that was not deleted is no error."""
-        cls = type(self)
-        self._write_where(cls.id == self.id, {cls.deleted_at: None}, "undeleted", unless=None)
+        self._make(_undeletion(type(self)), "undeleted", unless=None)
 
     def history(self: Any) -> list[Any]:
         """The job's changes of status as JobEvents, oldest first."""
         event = type(self).events.rel_model
-        with session(self._meta.database):
-            return list(event.select().where(event.job == self.id).order_by(event.id))
+        return _history(event).instances(event, {"job": self.id})
 
     def stage_seconds(self: Any) -> dict[JobStatus, float]:
         """How many seconds the job has spent in each running stage it was in, over all its attempts.
@@ -110,11 +145,11 @@ class Controllable:
         """The stored status; the instance shows the row once that is an end."""
         cls = type(self)
         with session(self._meta.database):
-            status: JobStatus
-            found = cls.select(cls.status, cls.deleted_at).where(cls.id == self.id).tuples().first()
-            if found is None:
+            found = _look(cls).run(cls, {"id": self.id})
+            if not found:
                 raise PresgenError(f"job {self.id} was deleted")
-            status, deleted_at = found
+            ((stored, deleted_at),) = found
+            status: JobStatus = cls.status.python_value(stored)
             if deleted_at is not None and status is JobStatus.PENDING:
                 raise PresgenError(f"job {self.id} was deleted while it was pending, and no worker claims it")
             if show or status.is_finished:
@@ -127,20 +162,18 @@ class Controllable:
         fields = [field for field in type(self)._meta.sorted_fields if field.name not in unsaved]
         self.take_over({field: now.__data__[field.name] for field in fields})
 
-    def _write_where(self: Any, condition: Any, row: dict[Any, Any], verb: str, *, unless: JobStatus | None) -> None:
-        """Write where the condition holds, and show the whole row on the instance.
+    def _make(self: Any, change: _Change, verb: str, *, unless: JobStatus | None) -> None:
+        """Make the change where its condition holds, and show the whole row on the instance.
 
         Raises InvalidTransition where it does not hold, except for a job that is in the status `unless` already.
         """
-        cls = type(self)
-        query = pw.ModelUpdate(cls, cls.touched(row)).where(cls.id == self.id, condition).returning(cls)
-        before = self.status
+        cls, before = type(self), self.status
         with session(self._meta.database):
-            written = next(iter(query.execute()), None)
+            written = next(iter(change.instances(cls, {"id": self.id})), None)
             now = written or cls.get_by_id(self.id)
         if written is None and now.status is not unless:
             state = now.status if now.deleted_at is None else f"{now.status} and deleted"
             raise InvalidTransition(f"job {self.id} is {state}; it cannot be {verb}")
-        self._show(now, written=row)
+        self._show(now, written=change.fields)
         if written is not None and unless is not None and now.status is unless:
             log_after_commit(self._meta.database, self.id, before, now.status)
