@@ -639,3 +639,11 @@ def test_a_deleted_job_that_has_the_key_is_nobodys_twin(enqueue: Enqueue) -> Non
         ConstraintViolation, match=f"job {job.id} has the idempotency key, is not finished and was deleted"
     ):
         enqueue(idempotency_key="k")
+
+
+def test_a_job_can_be_undeleted_more_than_once(job: PresentationJob) -> None:
+    job.cancel()
+    job.soft_delete()
+    for _ in range(2):
+        job.undelete()
+        assert stored(job).deleted_at is None
