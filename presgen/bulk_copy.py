@@ -47,7 +47,8 @@ class _Source:
 
     def read(self, _size: int = -1) -> str:
         try:
-            return "".join(f"{line}\n" for line in islice(self._lines, _ROWS_PER_READ))
+            lines = "\n".join(islice(self._lines, _ROWS_PER_READ))
+            return f"{lines}\n" if lines else ""
         except BaseException as error:
             # The driver turns it into text of its own; copy_rows() raises the original.
             self.error = error

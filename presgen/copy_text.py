@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 
-from .clock import stored_moment
 from .errors import ValidationError
 from .fields import BigWholeField, MomentField, VarcharField, WholeField
 from .references import ReferenceField, SameOwnerField
@@ -20,7 +19,9 @@ from .validation import Rule
 
 TextOf = Callable[[Any], str]
 
-NULL: Final = r"\N"
+# Most rows have the numbers and the moment of some row before.
+_REMEMBERED: Final = 1000
+_NULL: Final = r"\N"
 _SPECIAL: Final = re.compile(r"[\\\t\n\r]")
 _ESCAPES: Final = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}
 
@@ -29,6 +30,7 @@ def text_of(field: Any) -> TextOf:
     """The function that gives COPY's text of a value; it raises what `field.clean_value()` does."""
 
     def by_the_rule(value: Any) -> str:
+        # Not clean(): of an SQL expression COPY would store the text.
         return _escaped(field.db_value(field.clean_value(value, or_null=field.null)))
 
     shorten = _SHORT_WAYS.get(type(field))
@@ -37,7 +39,7 @@ def text_of(field: Any) -> TextOf:
 
 def _escaped(stored: Any) -> str:
     if stored is None:
-        return NULL
+        return _NULL
     text = str(stored)
     return _SPECIAL.sub(lambda match: _ESCAPES[match[0]], text) if _SPECIAL.search(text) else text
 
@@ -51,7 +53,7 @@ def _text(field: Any, by_the_rule: TextOf) -> TextOf:
             if len(value) <= max_length and value.strip() and is_kept(value):
                 return value
         elif value is None and may_be_null:
-            return NULL
+            return _NULL
         return by_the_rule(value)
 
     return text
@@ -81,11 +83,11 @@ def _reference(field: Any, by_the_rule: TextOf) -> TextOf:
 
 
 def _moment(field: Any, by_the_rule: TextOf) -> TextOf:
-    is_kept = _kept_by(field.rules)
+    is_kept, written = _kept_by(field.rules), lru_cache(maxsize=_REMEMBERED)(str)
 
     def text(value: Any) -> str:
         if type(value) is datetime and value.tzinfo is timezone.utc and is_kept(value):
-            return stored_moment(value)
+            return written(value)
         return by_the_rule(value)
 
     return text
@@ -94,6 +96,7 @@ def _moment(field: Any, by_the_rule: TextOf) -> TextOf:
 def _kept_by(rules: Sequence[Rule]) -> Callable[[Any], bool]:
     """Whether each of the rules gives a value back as it is."""
 
+    @lru_cache(maxsize=_REMEMBERED)
     def is_kept(value: Any) -> bool:
         try:
             return all(rule(value) is value for rule in rules)

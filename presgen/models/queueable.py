@@ -137,7 +137,7 @@ def _insert_rows(model: Any, fields: list[Any], rows: Iterable[list[Any]]) -> in
 
 
 def _value_of(field: Any) -> _Way:
-    # Values alone: of an SQL expression COPY would store the text.
+    # Not clean(), here as with COPY: SQL expressions are no values.
     return partial(field.clean_value, or_null=field.null)
 
 
@@ -154,9 +154,8 @@ def _validated(model: Any, ways: Mapping[Any, _Way], rows: Iterable[Mapping[str,
         try:
             given = row if type(row) is dict else dict(mapping(row))
             keys = tuple(given)
-            if keys not in layouts:
-                layouts[keys] = _layout(model, ways, keys)
-            values = [way(given.get(key, default)) for key, default, way in layouts[keys]]
+            layout = layouts.get(keys) or layouts.setdefault(keys, _layout(model, ways, keys))
+            values = [way(given.get(key, default)) for key, default, way in layout]
         except ValidationError as error:
             raise ValidationError(f"row {number}: {error}", field=error.field, rule=error.rule, row=number) from None
         yield values
