@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tracemalloc
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -21,8 +23,8 @@ from presgen import DatabaseManager, JobEvent, PresentationJob, User, Validation
 from presgen.copy_text import text_of
 from presgen.models import queueable
 
+BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "bulk.py"
 DECK = "/decks/talk.pptx"
-UTC_NOON = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
 BERLIN = ZoneInfo("Europe/Berlin")
 
 
@@ -323,3 +325,22 @@ def test_memory_does_not_grow_with_the_rows(backend: str, user: User, voice: Voi
 
     peak(2_000)
     assert peak(10_000 if backend == "sqlite" else 40_000) < peak(2_000) + 200_000
+
+
+# Time
+
+
+def test_the_benchmark_compares_both_ways_on_both_kinds_of_rows() -> None:
+    done = subprocess.run([sys.executable, BENCHMARK, "--quick"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = {
+        line[:28].strip(): [float(figure) for figure in line[28:].split()] for line in done.stdout.splitlines()[1:]
+    }
+    assert list(figures) == [
+        "due now, ready COPY",
+        "due now, enqueue_many",
+        "ratio",
+        "every column, ready COPY",
+        "every column, enqueue_many",
+    ]
+    assert all(figure > 0 for figure in figures["ratio"])
