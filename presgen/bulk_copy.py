@@ -1,9 +1,8 @@
-"""copy_rows(): an iterable of rows into a table through PostgreSQL's COPY, in constant memory."""
+"""copy_rows(): an iterable of encoded rows into a table through PostgreSQL's COPY, in constant memory."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -12,16 +11,14 @@ import peewee as pw
 from .driver_errors import translated
 
 _ROWS_PER_READ: Final = 400
-_SPECIAL: Final = re.compile(r"[\\\t\n\r]")
-_ESCAPES: Final = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}
 
 
-def copy_rows(database: Any, table: str, fields: Sequence[Any], rows: Iterable[Sequence[Any]]) -> int:
-    """Load rows of clean values, in the order of `fields`; gives their number.
+def copy_rows(database: Any, table: str, fields: Sequence[Any], rows: Iterable[Sequence[str]]) -> int:
+    """Load rows of COPY's texts (see copy_text.py), in the order of `fields`; gives their number.
 
     One statement: all rows are loaded, or none. An error of the iterable itself is raised as it is.
     """
-    source = _Source(fields, rows)
+    source = _Source(rows)
     columns = ", ".join(f'"{field.column_name}"' for field in fields)
     statement = f'COPY "{table}" ({columns}) FROM STDIN'
     try:
@@ -44,27 +41,15 @@ def _copy(database: Any, statement: str, source: _Source) -> int:
 class _Source:
     """What COPY reads from: encodes a few hundred rows a call, whatever size is asked for."""
 
-    def __init__(self, fields: Sequence[Any], rows: Iterable[Sequence[Any]]) -> None:
+    def __init__(self, rows: Iterable[Sequence[str]]) -> None:
         self.error: BaseException | None = None
-        self._lines = _lines(fields, rows)
+        self._lines = map("\t".join, rows)
 
     def read(self, _size: int = -1) -> str:
         try:
-            return "".join(islice(self._lines, _ROWS_PER_READ))
+            lines = "\n".join(islice(self._lines, _ROWS_PER_READ))
+            return f"{lines}\n" if lines else ""
         except BaseException as error:
             # The driver turns it into text of its own; copy_rows() raises the original.
             self.error = error
             raise
-
-
-def _lines(fields: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    for row in rows:
-        yield "\t".join(_encoded(field, value) for field, value in zip(fields, row, strict=True)) + "\n"
-
-
-def _encoded(field: Any, value: Any) -> str:
-    stored = field.db_value(value)
-    if stored is None:
-        return r"\N"
-    text = str(stored)
-    return _SPECIAL.sub(lambda match: _ESCAPES[match[0]], text) if _SPECIAL.search(text) else text

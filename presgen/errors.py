@@ -57,13 +57,17 @@ class BackupError(PresgenError):
 class ValidationError(PresgenError, ValueError):
     """A value breaks a rule of its field, or of the argument that it is given as.
 
-    `field` is the name of the field or argument, `rule` a short stable name of the broken rule.
+    `field` is the name of the field or argument, `rule` a short stable name of the broken rule; `row` says in which
+    row of `enqueue_many()` it was, counted from 1, and is None elsewhere.
     """
 
-    def __init__(self, message: str, *, field: str | None = None, rule: str = "invalid") -> None:
+    def __init__(
+        self, message: str, *, field: str | None = None, rule: str = "invalid", row: int | None = None
+    ) -> None:
         super().__init__(message)
         self.field = field
         self.rule = rule
+        self.row = row
 
 
 class ConstraintViolation(PresgenError, pw.IntegrityError):

@@ -109,6 +109,13 @@ def mapping(value: Any) -> Mapping[Any, Any]:
     return value
 
 
+def function(value: Any) -> Any:
+    """Something that can be called."""
+    if not callable(value):
+        raise ValidationError(f"must be a function, not {type(value).__name__}", rule="type")
+    return value
+
+
 def number(value: Any) -> float:
     """A finite float; no bool, no text, no Decimal."""
     if isinstance(value, bool) or not isinstance(value, Real):

@@ -247,6 +247,7 @@ REFUSED_ARGUMENTS: dict[str, tuple[str, Act]] = {
     "retry_many(everything)": ("everything", lambda: PresentationJob.retry_many(everything="no")),  # type: ignore[arg-type]
     "retry_many(ids, everything)": ("everything", lambda: PresentationJob.retry_many([1], everything="no")),  # type: ignore[arg-type]
     "enqueue_many(5)": ("rows", lambda: PresentationJob.enqueue_many(5)),  # type: ignore[arg-type]
+    "enqueue_many(progress)": ("progress", lambda: PresentationJob.enqueue_many([], progress=5)),  # type: ignore[arg-type]
     "insert_many(5)": ("rows", lambda: User.insert_many(5)),  # type: ignore[arg-type]
     "insert(5)": ("rows", lambda: User.insert(5)),
     "update(5)": ("row", lambda: User.update(5)),

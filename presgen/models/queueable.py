@@ -14,19 +14,24 @@ from ..bulk_copy import copy_rows
 from ..clock import is_sqlite
 from ..compiled import compiled
 from ..context import session
+from ..copy_text import text_of
 from ..errors import ConstraintViolation, DatabaseBusy, ValidationError
 from ..rows import Reading
 from ..status import UNFINISHED
-from ..validation import argument, mapping, several
+from ..validation import argument, function, mapping, several
 from .written import Shape, shape_of, template
 
 _INSERTED_AT_ONCE: Final = 500
+_ROWS_PER_REPORT: Final = 10_000
 # PostgreSQL copies into no table whose rows it filters.
 _NOW_AND_WHETHER_FILTERED: Final = "SELECT statement_timestamp(), row_security_active(%s)"
 _LOOKS: Final = 20
 _ONE_UNFINISHED: Final = "idx_presentation_jobs_idempotency_key"
 _ENQUEUED: Final = ("owner", "voice_clone", "s3_pptx_path", "priority", "run_at", "max_attempts", "idempotency_key")
 """What a caller may set of a job; the rest is the life cycle's."""
+
+_Way = Callable[[Any], Any]
+"""What a field's values go through on their way into the table; it raises the ValidationErrors of the field."""
 
 
 @compiled
@@ -92,25 +97,30 @@ class Queueable:
             return None
 
     @classmethod
-    def enqueue_many(cls: Any, rows: Iterable[Mapping[str, Any]]) -> int:
+    def enqueue_many(
+        cls: Any, rows: Iterable[Mapping[str, Any]], *, progress: Callable[[int], object] | None = None
+    ) -> int:
         """Add a job for each mapping of enqueue()'s arguments; gives their number. All are added, or none.
 
-        The rows are validated and streamed (by COPY on PostgreSQL, but under row-level security), in constant memory;
-        the iterable must not use the database while it is read.
+        The rows are validated and streamed (by COPY on PostgreSQL, but under row-level security), in constant memory.
+        `progress(count)` is called with the number of rows so far after every 10,000, and with all of them at the end,
+        before they are committed; an error that it raises is raised here. Neither it nor the iterable may use the
+        database meanwhile.
         A ValidationError names the row, counted from 1. Equal idempotency keys raise ConstraintViolation.
         """
-        fields = [cls._meta.fields[name] for name in _ENQUEUED]
         database, rows = cls._meta.database, argument(several, rows, "rows")
+        if progress is not None:
+            rows = _reported(rows, argument(function, progress, "progress"))
+        fields = [cls._meta.fields[name] for name in _ENQUEUED]
         with session(database):
             now, may_copy = _now_and_whether_it_copies(database, cls._meta.table_name)
-            validated = _validated(cls, fields, rows, now=now)
+            ways = {field: text_of(field) if may_copy else _value_of(field) for field in fields}
+            ways[cls.run_at] = _unless_none(ways[cls.run_at], now)
+            load = partial(copy_rows, database, cls._meta.table_name) if may_copy else partial(_insert_rows, cls)
             with database.atomic():
-                if may_copy:
-                    return copy_rows(database, cls._meta.table_name, fields, validated)
-                added = 0
-                for batch in pw.chunked(validated, _INSERTED_AT_ONCE):
-                    pw.ModelInsert(cls, batch, fields).execute()
-                    added += len(batch)
+                added: int = load(fields, _validated(cls, ways, rows))
+                if progress is not None:
+                    progress(added)
             return added
 
 
@@ -122,23 +132,51 @@ def _now_and_whether_it_copies(database: Any, table: str) -> tuple[datetime, boo
     return now, not is_filtered
 
 
-def _validated(
-    model: Any, fields: list[Any], rows: Iterable[Mapping[str, Any]], *, now: datetime
-) -> Iterator[list[Any]]:
-    """The values of each row in the order of `fields`, in normal form; jobs without `run_at` are due now."""
-    defaults = {field: field.default for field in fields}
+def _reported(rows: Iterable[Any], progress: Callable[[int], object]) -> Iterator[Any]:
+    for passed, row in enumerate(rows):
+        if passed and passed % _ROWS_PER_REPORT == 0:
+            progress(passed)
+        yield row
+
+
+def _insert_rows(model: Any, fields: list[Any], rows: Iterable[list[Any]]) -> int:
+    added = 0
+    for batch in pw.chunked(rows, _INSERTED_AT_ONCE):
+        pw.ModelInsert(model, batch, fields).execute()
+        added += len(batch)
+    return added
+
+
+def _value_of(field: Any) -> _Way:
+    # Not clean(), here as with COPY: SQL expressions are no values.
+    return partial(field.clean_value, or_null=field.null)
+
+
+def _unless_none(way: _Way, value: Any) -> _Way:
+    """The way of a field's values where None stands for `value`."""
+    of_none = way(value)
+    return lambda given: of_none if given is None else way(given)
+
+
+def _validated(model: Any, ways: Mapping[Any, _Way], rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Any]]:
+    """What becomes of the values of each row, in the order of the fields that have `ways`."""
+    layouts: dict[tuple[Any, ...], list[tuple[Any, Any, _Way]]] = {}  # most rows have the keys of the one before
     for number, row in enumerate(rows, start=1):
         try:
-            given = {model.field_of(key): value for key, value in mapping(row).items()}
-            extra = given.keys() - defaults
-            if extra:
-                name = min(field.name for field in extra)
-                raise ValidationError(f"{name} cannot be set by enqueue_many()", field=name, rule="unknown")
-            values = defaults | given
-            if values[model.run_at] is None:
-                values[model.run_at] = now
-            # Values alone: of an SQL expression COPY would store the text.
-            cleaned = [field.clean_value(value, or_null=field.null) for field, value in values.items()]
+            given = row if type(row) is dict else dict(mapping(row))
+            keys = tuple(given)
+            layout = layouts.get(keys) or layouts.setdefault(keys, _layout(model, ways, keys))
+            values = [way(given.get(key, default)) for key, default, way in layout]
         except ValidationError as error:
-            raise ValidationError(f"row {number}: {error}", field=error.field, rule=error.rule) from None
-        yield cleaned
+            raise ValidationError(f"row {number}: {error}", field=error.field, rule=error.rule, row=number) from None
+        yield values
+
+
+def _layout(model: Any, ways: Mapping[Any, _Way], keys: Iterable[Any]) -> list[tuple[Any, Any, _Way]]:
+    """For each field the key of its value, what it is without that key, and its way."""
+    key_of = {model.field_of(key): key for key in keys}
+    extra = key_of.keys() - ways.keys()
+    if extra:
+        name = min(field.name for field in extra)
+        raise ValidationError(f"{name} cannot be set by enqueue_many()", field=name, rule="unknown")
+    return [(key_of.get(field, field.name), field.default, way) for field, way in ways.items()]
