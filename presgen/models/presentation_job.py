@@ -189,7 +189,8 @@ def _index(*columns: Any, name: str, **options: Any) -> None:
     PresentationJob.add_index(PresentationJob.index(*columns, name=name, **options))
 
 
-_index(PresentationJob.status, name="idx_presentation_jobs_status")
+# With deleted_at, jobs are counted in the index alone.
+_index(PresentationJob.status, PresentationJob.deleted_at, name="idx_presentation_jobs_status")
 _index(PresentationJob.voice_clone, name="idx_presentation_jobs_voice_clone")
 _index(PresentationJob.owner, PresentationJob.status, name="idx_presentation_jobs_owner_status")
 # The id makes the order total, which keyset pages need.
