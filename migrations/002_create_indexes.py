@@ -15,8 +15,8 @@ INDEXES = (
     "CREATE INDEX idx_presentation_jobs_voice_clone ON presentation_jobs (voice_clone_id)",
     "CREATE INDEX idx_presentation_jobs_owner_status ON presentation_jobs (owner_id, status)",
     "CREATE INDEX idx_presentation_jobs_created_at ON presentation_jobs (created_at DESC, id DESC)",
-    "CREATE INDEX idx_presentation_jobs_claimable ON presentation_jobs (priority DESC, run_at, id) "
-    "WHERE status = 'pending'",
+    "CREATE INDEX idx_presentation_jobs_claimable ON presentation_jobs (priority DESC, run_at, id, created_at) "
+    "WHERE status = 'pending' AND deleted_at IS NULL",
     f"CREATE INDEX idx_presentation_jobs_running ON presentation_jobs (id) WHERE status IN {RUNNING}",
     "CREATE UNIQUE INDEX idx_presentation_jobs_idempotency_key ON presentation_jobs (owner_id, idempotency_key) "
     f"WHERE idempotency_key IS NOT NULL AND status IN {UNFINISHED}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 import peewee as pw
@@ -28,7 +27,7 @@ def get_database_metrics() -> dict[str, Any]:
     job, database = PresentationJob, PresentationJob._meta.database
     failed_today = (job.status == JobStatus.FAILED) & (job.created_at >= start_of_day(database))
     metrics = _counted(
-        JobStatus,
+        tuple(JobStatus),
         total_users=User.select(),
         active_users=User.select().where(User.is_active),
         total_voice_clones=VoiceClone.select(),
@@ -46,16 +45,16 @@ def get_live_counts() -> dict[str, Any]:
     return _counted(UNFINISHED)
 
 
-def _counted(statuses: Iterable[JobStatus], **others: Any) -> dict[str, Any]:
+def _counted(statuses: tuple[JobStatus, ...], **others: Any) -> dict[str, Any]:
     """The counts of other rows, and what is known of jobs in these statuses, of which pending is one."""
     job, database = PresentationJob, PresentationJob._meta.database
     age = elapsed_seconds(database, pw.fn.MIN(job.created_at), server_time(database))
     # MIN alone could become a walk through all jobs, oldest first, to the first that is pending; COUNT forbids that.
-    waiting = job.alive().where(job.status == JobStatus.PENDING).select(_ROWS.alias("pending"), age.alias("oldest"))
-    # A range of the index for each status: one pass over all of it, with a FILTER for each, takes twice as long.
+    pending = job.alive().where(job.status == JobStatus.PENDING)
+    waiting = pending.select(_ROWS.alias("pending"), age.alias("oldest")).alias("waiting")
+    # A range of the index for each status: one pass over all of it, with FILTERs, takes twice as long.
     rest = {status.value: job.alive().where(job.status == status) for status in statuses if status != "pending"}
     counts = [query.select(_ROWS).alias(name) for name, query in {**others, **rest}.items()]
-    waiting = waiting.alias("waiting")
     with session(database):
         row = pw.Select([waiting], [waiting.c.pending, waiting.c.oldest, *counts]).dicts().get(database)
     return {

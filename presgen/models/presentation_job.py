@@ -189,17 +189,19 @@ def _index(*columns: Any, name: str, **options: Any) -> None:
     PresentationJob.add_index(PresentationJob.index(*columns, name=name, **options))
 
 
-# With deleted_at, jobs are counted in the index alone.
+# Each index holds what it takes to count in it alone: this one tells the soft-deleted from the others.
 _index(PresentationJob.status, PresentationJob.deleted_at, name="idx_presentation_jobs_status")
 _index(PresentationJob.voice_clone, name="idx_presentation_jobs_voice_clone")
 _index(PresentationJob.owner, PresentationJob.status, name="idx_presentation_jobs_owner_status")
 # The id makes the order total, which keyset pages need.
 _index(PresentationJob.created_at.desc(), PresentationJob.id.desc(), name="idx_presentation_jobs_created_at")
+# And this one tells which job was created first.
 _index(
     PresentationJob.priority.desc(),
     PresentationJob.run_at,
     PresentationJob.id,
-    where=PresentationJob.status == JobStatus.PENDING,
+    PresentationJob.created_at,
+    where=(PresentationJob.status == JobStatus.PENDING) & PresentationJob.deleted_at.is_null(),
     name="idx_presentation_jobs_claimable",
 )
 # By id and not by lease: an index on the lease would end HOT updates, and with them cheap heartbeats.
