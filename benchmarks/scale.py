@@ -99,6 +99,7 @@ def statements(jobs: int) -> dict[str, Callable[[], Any]]:
         "100 jobs from the middle": lambda: queries.get_presentation_jobs(limit=100, after=middle),
         "a user's jobs": lambda: queries.get_user_presentation_jobs(voice.owner_id),
         "metrics": queries.get_database_metrics,
+        "live counts": queries.get_live_counts,
     }
 
 

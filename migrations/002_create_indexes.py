@@ -12,6 +12,7 @@ INDEXES = (
     "CREATE INDEX idx_voice_clones_owner_name ON voice_clones (owner_id, name)",
     "CREATE UNIQUE INDEX idx_voice_clones_s3_path ON voice_clones (s3_path)",
     "CREATE INDEX idx_presentation_jobs_status ON presentation_jobs (status)",
+    "CREATE INDEX idx_presentation_jobs_deleted ON presentation_jobs (status) WHERE deleted_at IS NOT NULL",
     "CREATE INDEX idx_presentation_jobs_voice_clone ON presentation_jobs (voice_clone_id)",
     "CREATE INDEX idx_presentation_jobs_owner_status ON presentation_jobs (owner_id, status)",
     "CREATE INDEX idx_presentation_jobs_created_at ON presentation_jobs (created_at DESC, id DESC)",

@@ -11,9 +11,10 @@ from typing import Any, Final, NamedTuple
 
 import peewee as pw
 
-from .clock import elapsed_seconds, is_sqlite, server_time, start_of_day
+from .clock import is_sqlite
 from .compiled import Parameter, compiled
 from .context import session
+from .counts import get_database_metrics, get_live_counts
 from .errors import ValidationError
 from .models import PresentationJob, User, VoiceClone
 from .rows import Reading, reader_of, with_many
@@ -24,6 +25,7 @@ __all__ = [
     "get_database_metrics",
     "get_dead_letter_errors",
     "get_dead_letters",
+    "get_live_counts",
     "get_presentation_jobs",
     "get_user_presentation_jobs",
     "get_user_voice_clones",
@@ -161,37 +163,6 @@ def get_user_presentation_jobs(user_id: int) -> list[PresentationJob]:
 def _jobs_of(job: Any) -> Reading:
     mine = job.alive().where(job.owner == Parameter("owner"))
     return Reading(job, mine.order_by(job.created_at.desc(), job.id.desc()))
-
-
-def get_database_metrics() -> dict[str, Any]:
-    """Counts for monitoring, of jobs without the soft-deleted; one statement.
-
-    The specification's five (`failed_jobs_today` by the day of creation, in UTC), `jobs_by_status` for every
-    status, and `oldest_pending_seconds`, the age of the job that has waited longest (None without one).
-    """
-    job, database = PresentationJob, PresentationJob._meta.database
-    count = pw.fn.COUNT(job.id)
-    by_status = [count.filter(job.status == status).alias(status.value) for status in JobStatus]
-    failed_today = (job.status == JobStatus.FAILED) & (job.created_at >= start_of_day(database))
-    oldest = pw.fn.MIN(job.created_at).filter(job.status == JobStatus.PENDING)
-    query = job.alive().select(
-        User.select(pw.fn.COUNT(User.id)).alias("total_users"),
-        User.select(pw.fn.COUNT(User.id)).where(User.is_active).alias("active_users"),
-        VoiceClone.select(pw.fn.COUNT(VoiceClone.id)).alias("total_voice_clones"),
-        count.filter(failed_today).alias("failed_jobs_today"),
-        elapsed_seconds(database, oldest, server_time(database)).alias("oldest"),
-        *by_status,
-    )
-    with session(database):
-        row = query.dicts().get()
-    jobs_by_status = {status.value: row.pop(status.value) for status in JobStatus}
-    oldest = row.pop("oldest")
-    return {
-        **row,
-        "pending_jobs": jobs_by_status["pending"],
-        "jobs_by_status": jobs_by_status,
-        "oldest_pending_seconds": oldest if jobs_by_status["pending"] else None,
-    }
 
 
 @dataclass(frozen=True)

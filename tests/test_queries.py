@@ -147,7 +147,8 @@ def test_hot_statements_use_their_indexes(many: DatabaseManager) -> None:
     assert "idx_presentation_jobs_created_at" in plans(lambda: queries.get_presentation_jobs(limit=50))
     claim = plans(lambda: job.claim("w1"))
     assert "idx_presentation_jobs_claimable" in claim
-    assert "idx_presentation_jobs_running" in claim or "idx_presentation_jobs_status" in claim  # by the statistics
+    # By the statistics; PostgreSQL 18 skips over owners, of whom there is one.
+    assert any(f"idx_presentation_jobs_{name}" in claim for name in ("running", "status", "owner_status"))
     assert "SCAN t1" not in claim.splitlines()  # as SQLite says it; with an index, the line goes on
     assert "Seq Scan on presentation_jobs" not in claim
 

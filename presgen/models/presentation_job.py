@@ -191,6 +191,8 @@ def _index(*columns: Any, name: str, **options: Any) -> None:
 
 
 _index(PresentationJob.status, name="idx_presentation_jobs_status")
+# Few rows, which are counted with all others in the index on the status, and then subtracted.
+_index(PresentationJob.status, where=PresentationJob.deleted_at.is_null(False), name="idx_presentation_jobs_deleted")
 _index(PresentationJob.voice_clone, name="idx_presentation_jobs_voice_clone")
 _index(PresentationJob.owner, PresentationJob.status, name="idx_presentation_jobs_owner_status")
 # The id makes the order total, which keyset pages need.
