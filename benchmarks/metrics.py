@@ -1,0 +1,61 @@
+"""Metrics: get_database_metrics() and the live counts beside the five counts of the specification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+from presgen import DatabaseManager, queries
+
+from .bench import Bench
+from .filling import Databases
+from .rounds import Contender, Race
+from .rows import Row, at_least
+
+FIVE = ("total_users", "active_users", "total_voice_clones", "pending_jobs", "failed_jobs_today")
+
+
+def metrics(bench: Bench) -> Iterator[Row]:
+    """Counts of everything and of what is live, at every size."""
+    live = getattr(queries, "get_live_counts", None)
+    for jobs in bench.effort.sizes:
+        done = _counts(bench, bench.databases(jobs), live)
+        for name in done.timings:
+            bench.report.grow("metrics", name, jobs, done.median(name))
+    yield done.row(f"metrics at {jobs:,} jobs", "SQLAlchemy's five counts", at_least(2))
+    what = f"live counts at {jobs:,} jobs"
+    if live is None:
+        yield Row("metrics", what, "SQLAlchemy's five counts", at_least(50), note="missing: queries.get_live_counts()")
+    else:
+        yield done.row(what, "SQLAlchemy's five counts", at_least(50), ours="live counts")
+
+
+def _counts(bench: Bench, databases: Databases, live: Any) -> Race:
+    with ExitStack() as stack:
+        manager = stack.enter_context(DatabaseManager(databases.presgen))
+        contenders = [Contender("presgen", lambda _: queries.get_database_metrics(), _five, around=manager.session)]
+        if live is not None:
+            pending = queries.get_database_metrics()["pending_jobs"]
+            shown = {"pending": pending}
+            contenders += [
+                Contender("live counts", lambda _: live(), _pending, question="live", around=manager.session)
+            ]
+            assert _pending(live()) == shown, f"live counts differ: {live()} and {shown}"
+        if bench.has("SQLAlchemy"):
+            from .peers import sqlalchemy_peer
+
+            db = stack.enter_context(stack.enter_context(sqlalchemy_peer.opened(databases.sqlalchemy))())
+            theirs = sqlalchemy_peer.get_database_metrics
+            contenders.append(Contender("SQLAlchemy's five counts", lambda _: theirs(db), _five))
+        return bench.race("metrics", contenders, rows=databases.jobs, compared=1)
+
+
+def _five(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: found[name] for name in FIVE}
+
+
+def _pending(found: Any) -> dict[str, Any]:
+    """What live counts tell of pending jobs, however deep they tell it."""
+    by_status = found.get("jobs_by_status", found)
+    return {"pending": by_status.get("pending", by_status.get("pending_jobs"))}
