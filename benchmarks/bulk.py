@@ -40,7 +40,7 @@ def rows(number: int) -> Iterator[dict[str, Any]]:
 def bulk(bench: Bench) -> Iterator[Row]:
     """A load of many jobs, and the peak of memory by their number."""
     number = bench.effort.bulk_rows
-    databases = bench.databases(0, "bulk")
+    databases = bench.databases(0)
     with ExitStack() as stack:
         stack.enter_context(DatabaseManager(databases.presgen))
         cursor = stack.enter_context(cursor_on(databases.presgen))

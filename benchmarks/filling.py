@@ -28,12 +28,11 @@ _MOMENT = "%Y-%m-%d %H:%M:%S.%f+00"
 _COPY = {
     "users": "COPY users (id, name, email, created_at, updated_at) FROM STDIN",
     "voice_clones": """
-        COPY voice_clones (id, name, s3_path, file_size, duration_seconds, sample_rate, created_at, updated_at, owner_id)
-        FROM STDIN""",
+        COPY voice_clones (id, name, s3_path, file_size, duration_seconds, sample_rate, created_at, updated_at,
+            owner_id) FROM STDIN""",
     "presentation_jobs": """
         COPY presentation_jobs (id, status, s3_pptx_path, s3_video_path, slides_count, created_at, updated_at,
-            started_at, completed_at, owner_id, voice_clone_id, worker, attempt, lease_expires_at)
-        FROM STDIN""",
+            started_at, completed_at, owner_id, voice_clone_id, worker, attempt, lease_expires_at) FROM STDIN""",
 }
 # SQLAlchemy's columns are naive, and its enum's labels are the members' names.
 _OVER = {

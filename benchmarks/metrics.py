@@ -10,7 +10,7 @@ from presgen import DatabaseManager, queries
 
 from .bench import Bench
 from .filling import Databases
-from .rounds import Contender, Race
+from .rounds import Contender, Mismatch, Race
 from .rows import Row, at_least
 
 FIVE = ("total_users", "active_users", "total_voice_clones", "pending_jobs", "failed_jobs_today")
@@ -36,12 +36,8 @@ def _counts(bench: Bench, databases: Databases, live: Any) -> Race:
         manager = stack.enter_context(DatabaseManager(databases.presgen))
         contenders = [Contender("presgen", lambda _: queries.get_database_metrics(), _five, around=manager.session)]
         if live is not None:
-            pending = queries.get_database_metrics()["pending_jobs"]
-            shown = {"pending": pending}
-            contenders += [
-                Contender("live counts", lambda _: live(), _pending, question="live", around=manager.session)
-            ]
-            assert _pending(live()) == shown, f"live counts differ: {live()} and {shown}"
+            _require_same(live()["jobs_by_status"], queries.get_database_metrics()["jobs_by_status"])
+            contenders.append(Contender("live counts", lambda _: live(), _live, "live", around=manager.session))
         if bench.has("SQLAlchemy"):
             from .peers import sqlalchemy_peer
 
@@ -55,7 +51,12 @@ def _five(found: dict[str, Any]) -> dict[str, Any]:
     return {name: found[name] for name in FIVE}
 
 
-def _pending(found: Any) -> dict[str, Any]:
-    """What live counts tell of pending jobs, however deep they tell it."""
-    by_status = found.get("jobs_by_status", found)
-    return {"pending": by_status.get("pending", by_status.get("pending_jobs"))}
+def _live(found: dict[str, Any]) -> dict[str, int]:
+    return found["jobs_by_status"]  # type: ignore[no-any-return]
+
+
+def _require_same(live: dict[str, int], everything: dict[str, int]) -> None:
+    """Raise Mismatch where counts of what is live are not those of all statuses."""
+    expected = {status: everything[status] for status in live}
+    if live != expected:
+        raise Mismatch(f"metrics: live counts gives {live}, but presgen gives {expected}")

@@ -52,10 +52,11 @@ def _bar(row: Row, top: int, middle: float, scale: float) -> list[str]:
     margin = _margin(row)
     label = escape(f"{row.what} / {row.against}")
     text = f'<text x="{_LABELS - 8}" y="{top + 13}" text-anchor="end" class="small">{label}</text>'
-    said = row.note if margin is None or row.measured is None else f"{row.measured:.2f}× ({row.limit})"
-    figures = f'<text class="small" x="{_WIDTH - _FIGURES + 8}" y="{top + 13}">{escape(said)}</text>'
     if margin is None:
-        return [text, f'<rect class="absent" x="{middle:.1f}" y="{top + 2}" width="30" height="13"/>', figures]
+        note = f'<text class="small" x="{middle + 38:.1f}" y="{top + 13}">{escape(row.note)}</text>'
+        return [text, f'<rect class="absent" x="{middle:.1f}" y="{top + 2}" width="30" height="13"/>', note]
+    said = f"{row.measured:.2f}× ({row.limit})"
+    figures = f'<text class="small" x="{_WIDTH - _FIGURES + 8}" y="{top + 13}">{escape(said)}</text>'
     length = math.log(margin) * scale
     left, kind = middle + min(0.0, length), "met" if row.met else "missed"
     bar = f'<rect class="{kind}" x="{left:.1f}" y="{top + 2}" width="{max(abs(length), 1):.1f}" height="13" rx="2"/>'

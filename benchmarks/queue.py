@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from presgen import DatabaseManager, PresentationJob
@@ -34,7 +33,7 @@ Lap = Callable[[int], float]
 
 def claim(bench: Bench) -> Iterator[Row]:
     """One process and pgbench's one client, a job or ten at a time; two of each; then by the size of the table."""
-    databases = bench.databases(0, "queue")
+    databases = bench.databases(0)
     folder = bench.server.folder.parent
     with DatabaseManager(databases.presgen) as manager, manager.session():
         for batch in (1, 10):
@@ -161,7 +160,7 @@ def worker(bench: Bench) -> Iterator[Row]:
 
     What is timed is from the first call of the task until the last finish that the server has stored.
     """
-    urls = {"presgen": bench.databases(0, "worker").presgen}
+    urls = {"presgen": bench.databases(0).presgen}
     for peer in ("procrastinate", "pgqueuer"):
         if bench.has(peer):
             urls[peer] = bench.empty_database(peer)
@@ -194,7 +193,7 @@ def _rates(done: Race, peer: str) -> str:
 
 def _run_worker(name: str, url: str, jobs: int, concurrency: int) -> Any:
     command = [sys.executable, "-m", f"benchmarks.peers.{_PEER_MODULES[name]}", url, str(jobs), str(concurrency)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Mismatch(f"worker: {name} ended with {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])

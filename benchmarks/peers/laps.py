@@ -27,8 +27,8 @@ class Laps:
     def report(self, finished: int, ended: float) -> None:
         """Print the seconds from the first call until `ended`, and the number of jobs that are finished.
 
-        `ended` is the last finish that the server has stored, in seconds since the epoch: libraries that write it later,
-        and several at a time, have not finished a job before.
+        `ended` is the last finish that the server has stored, in seconds since the epoch: a library that writes it
+        later, and several at a time, has not finished a job before.
         """
         cpu = time.process_time() - self._cpu_first
         print(json.dumps({"seconds": ended - self._first, "cpu": cpu, "finished": finished}))
