@@ -64,9 +64,12 @@ def claim(bench: Bench) -> Iterator[Row]:
 def _work_off(jobs: int, batch: int) -> float:
     began = time.perf_counter()
     while jobs > 0:
-        for job in PresentationJob.claim("benchmark", batch):
+        claimed = PresentationJob.claim("benchmark", batch)
+        if not claimed:
+            raise Mismatch(f"claim: presgen finds none of {jobs} jobs that are due")
+        for job in claimed:
             job.complete(s3_video_path=VIDEO)
-            jobs -= 1
+        jobs -= len(claimed)
     return time.perf_counter() - began
 
 
