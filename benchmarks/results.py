@@ -32,6 +32,7 @@ def machine(server: EmbeddedServer, settings: Mapping[str, str]) -> dict[str, st
         "command": " ".join(["python -m benchmarks", *map(shlex.quote, sys.argv[1:])]),
         "processor": _processor(),
         "cores": str(os.cpu_count()),
+        "load at the end": f"{os.getloadavg()[1]:.1f}",
         "system": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "postgresql": f"{version}, over a Unix socket, on the same cores",

@@ -32,6 +32,7 @@ async def main(url: str, jobs: int, concurrency: int) -> None:
         laps.note()
 
     await queries.enqueue(["nothing"] * jobs, [None] * jobs, [0] * jobs)
+    await connection.execute("ANALYZE")
     await queue.run(dequeue_timeout=timedelta(seconds=1), batch_size=concurrency, mode=QueueExecutionMode.drain)
     laps.report(**await connection.fetchrow(_FINISHED))
     await connection.close()

@@ -28,6 +28,7 @@ def main(url: str, jobs: int, concurrency: int) -> None:
     with DatabaseManager(url) as manager:
         manager.database.execute_sql("TRUNCATE presentation_jobs CASCADE")
         PresentationJob.enqueue_many(rows(jobs))
+        manager.database.execute_sql("ANALYZE")  # as autovacuum would before long
         worker = Worker(manager, finish, concurrency=concurrency)
         if concurrency == 1:
             worker.drain()

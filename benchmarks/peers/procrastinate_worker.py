@@ -28,6 +28,7 @@ async def main(url: str, jobs: int, concurrency: int) -> None:
             await app.schema_manager.apply_schema_async()
         await connector.execute_query_async("TRUNCATE procrastinate_jobs CASCADE")
         await nothing.batch_defer_async(*[{} for _ in range(jobs)])
+        await connector.execute_query_async("ANALYZE")
         await app.run_worker_async(concurrency=concurrency, wait=False, install_signal_handlers=False)
         laps.report(**await connector.execute_query_one_async(_FINISHED))
 

@@ -71,6 +71,14 @@ def get_presentation_jobs(db: Session, skip: int = 0, limit: int = 100) -> list[
     )
 
 
+def get_jobs_by_status(db: Session) -> dict[str, Any]:
+    """What presgen's metrics tell besides, counted as the specification counts."""
+    jobs = db.query(PresentationJob)
+    return {
+        "jobs_by_status": {status.value: jobs.filter(PresentationJob.status == status).count() for status in JobStatus}
+    }
+
+
 def get_database_metrics(db: Session) -> dict[str, int]:
     jobs = db.query(PresentationJob)
     failed_today = (PresentationJob.status == JobStatus.FAILED, PresentationJob.created_at >= datetime.date.today())
