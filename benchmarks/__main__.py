@@ -23,7 +23,7 @@ sys.modules["psycopg"] = None  # type: ignore[assignment]
 
 from presgen.embedded import EmbeddedServer
 
-from . import bulk, footprint, metrics, pages, plot, pool, queue, results, single_rows, table
+from . import bulk, footprint, metrics, pages, plot, pool, queues, results, single_rows, table
 from .bench import QUICK, Bench, Effort
 from .peers import PEERS, absent_peers
 from .rounds import Mismatch
@@ -37,8 +37,8 @@ SUBJECTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "deep": pages.deep,
     "metrics": metrics.metrics,
     "voices": pages.voices,
-    "claim": queue.claim,
-    "worker": queue.worker,
+    "claim": queues.claim,
+    "worker": queues.worker,
     "pool": pool.pool,
     "footprint": footprint.footprint,
 }

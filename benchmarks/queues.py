@@ -1,4 +1,4 @@
-"""Queue: claim and finish, beside pgbench with the very same statements, and beside other queues on the same server."""
+"""Queues: claim and finish, beside pgbench with the very same statements, and beside other queues on its server."""
 
 from __future__ import annotations
 
