@@ -1,114 +1,141 @@
-"""What validation costs a bulk load: enqueue_many() of ready rows beside a COPY of ready text.
-
-Run `python -m benchmarks.bulk`. Both load the same jobs into the same empty table, in turns; a table tells seconds.
-"""
+"""Bulk: a validated load beside COPY of a buffer that is ready, and SQLAlchemy's ways; and the memory of a long one."""
 
 from __future__ import annotations
 
-import argparse
-import io
-import time
-from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta, timezone
-from functools import partial
-from pathlib import Path
-from statistics import median
-from tempfile import TemporaryDirectory
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from io import StringIO
 from typing import Any
 
-from presgen import DatabaseManager, PresentationJob, User, VoiceClone
-from presgen.embedded import EmbeddedServer
+from presgen import DatabaseManager, PresentationJob
 
-READY, VALIDATED = "ready COPY", "enqueue_many"
-JOBS, ROUNDS, OWNERS = 100_000, 7, 100
+from .bench import Bench
+from .filling import USERS, cursor_on
+from .rounds import Contender, Mismatch
+from .rows import Measurement, Row, at_least, at_most
+
 _COPY = """
 COPY presentation_jobs (owner_id, voice_clone_id, s3_pptx_path, priority, run_at, max_attempts, idempotency_key)
 FROM STDIN
 """
-_SOME_DAY = datetime(2026, 1, 1, tzinfo=timezone.utc)
-
-Row = dict[str, Any]
-
-
-def rows_of(voices: list[VoiceClone], jobs: int, *, is_full: bool) -> Iterator[Row]:
-    """Jobs that are due now, with instances; full ones have ids and a value for each column, a hundred one moment."""
-    for number in range(jobs):
-        voice = voices[number % len(voices)]
-        row = {"s3_pptx_path": f"/decks/{number:08}/talk.pptx", "owner": voice.owner, "voice_clone": voice}
-        if is_full:
-            row |= {"owner": voice.owner_id, "voice_clone": voice.id, "priority": number % 10, "max_attempts": 5}
-            row |= {"run_at": _SOME_DAY + timedelta(minutes=number // 100), "idempotency_key": f"upload-{number}"}
-        yield row
+_STORED = """
+SELECT count(*), md5(string_agg(concat_ws(' ', owner_id, voice_clone_id, s3_pptx_path, lower(status::text)), E'\\n'
+    ORDER BY s3_pptx_path))
+FROM presentation_jobs
+"""
+_SQLALCHEMY_WAYS = ("SQLAlchemy bulk_save_objects", "SQLAlchemy add_all", "SQLAlchemy insert()")
 
 
-def ready_text(rows: list[Row]) -> str:
-    """The rows as COPY reads them."""
-    return "".join("\t".join(map(str, values)) + "\n" for values in map(_values, rows))
+def rows(number: int) -> Iterator[dict[str, Any]]:
+    """Jobs to load, as mappings."""
+    for job in range(number):
+        owner = 1 + job % USERS
+        yield {"owner": owner, "voice_clone": owner, "s3_pptx_path": f"/decks/{job:08x}.pptx"}
 
 
-def _values(row: Row) -> list[Any]:
-    owner, voice = (getattr(row[name], "id", row[name]) for name in ("owner", "voice_clone"))
-    defaults = {"priority": 0, "run_at": _SOME_DAY, "max_attempts": 3, "idempotency_key": r"\N"}
-    return [owner, voice, row["s3_pptx_path"], *(row.get(name, default) for name, default in defaults.items())]
+def bulk(bench: Bench) -> Iterator[Row]:
+    """A load of many jobs, and the peak of memory by their number."""
+    number = bench.effort.bulk_rows
+    databases = bench.databases(0)
+    with ExitStack() as stack:
+        stack.enter_context(DatabaseManager(databases.presgen))
+        cursor = stack.enter_context(cursor_on(databases.presgen))
+        moment = datetime.now(timezone.utc).isoformat()
+        buffer = StringIO(
+            "".join(
+                f"{row['owner']}\t{row['voice_clone']}\t{row['s3_pptx_path']}\t0\t{moment}\t3\t\\N\n"
+                for row in rows(number)
+            )
+        )
+
+        def prebuilt(_number: int) -> None:
+            buffer.seek(0)
+            cursor.copy_expert(_COPY, buffer)
+
+        once = {"operations": number, "calls_max": 1}
+        contenders = [
+            _contender("presgen", lambda _: PresentationJob.enqueue_many(rows(number)), cursor, **once),
+            _contender("prebuilt COPY", prebuilt, cursor, **once),
+        ]
+        if bench.has("SQLAlchemy"):
+            contenders += _sqlalchemy_ways(stack, databases.sqlalchemy, number)
+        done = bench.race("bulk", contenders, rows=number, rounds=bench.effort.bulk_rounds, compared=1)
+    what = f"validated bulk load of {number:,} jobs"
+    yield done.row(what, "prebuilt COPY", at_most(1.2))
+    ways = [way for way in _SQLALCHEMY_WAYS if way in done.timings]
+    best = min(ways, key=done.median) if ways else "SQLAlchemy bulk"
+    yield done.row(what, best, at_least(3.5), note="SQLAlchemy's fastest" if ways else "")
+    yield _memory(bench, databases.presgen)
 
 
-def copy(manager: DatabaseManager, text: str) -> None:
-    with manager.session(), manager.transaction():
-        manager.database.cursor().copy_expert(_COPY, io.StringIO(text))
+def _contender(name: str, work: Any, cursor: Any, **options: Any) -> Contender:
+    def stored(_result: Any) -> Any:
+        cursor.execute(_STORED)
+        return cursor.fetchone()
+
+    def empty() -> None:
+        cursor.execute("TRUNCATE presentation_jobs CASCADE")
+
+    return Contender(name, work, stored, reset=empty, **options)
 
 
-def measure(manager: DatabaseManager, load: Callable[[], object], jobs: int) -> tuple[float, float]:
-    """Seconds on the wall and of this process's CPU for a load into an empty table."""
-    manager.database.execute_sql("TRUNCATE presentation_jobs, job_events")
-    manager.database.execute_sql("CHECKPOINT")
-    began, began_cpu = time.perf_counter(), time.process_time()
-    load()
-    taken = time.perf_counter() - began, time.process_time() - began_cpu
-    assert PresentationJob.select().count() == jobs
-    return taken
+def _sqlalchemy_ways(stack: ExitStack, url: str, number: int) -> list[Contender]:
+    from sqlalchemy import insert
+
+    from .peers import sqlalchemy_peer
+    from .peers.sqlalchemy_models import PresentationJob as Peer
+
+    sessions = stack.enter_context(sqlalchemy_peer.opened(url))
+    cursor = stack.enter_context(cursor_on(url))
+
+    def columns() -> Iterator[dict[str, Any]]:
+        for row in rows(number):
+            yield {
+                "owner_id": row["owner"],
+                "voice_clone_id": row["voice_clone"],
+                "s3_pptx_path": row["s3_pptx_path"],
+            }
+
+    def by_objects(_number: int) -> None:
+        with sessions() as db:
+            db.bulk_save_objects([Peer(**row) for row in columns()])
+            db.commit()
+
+    def by_add_all(_number: int) -> None:
+        with sessions() as db:
+            db.add_all([Peer(**row) for row in columns()])
+            db.commit()
+
+    def by_insert(_number: int) -> None:
+        with sessions() as db:
+            db.execute(insert(Peer), list(columns()))
+            db.commit()
+
+    works = (by_objects, by_add_all, by_insert)
+    return [
+        _contender(name, work, cursor, operations=number, calls_max=1)
+        for name, work in zip(_SQLALCHEMY_WAYS, works, strict=True)
+    ]
 
 
-def run(manager: DatabaseManager, jobs: int, rounds: int) -> None:
-    """Measure both on rows of each kind, and print the table."""
-    manager.migrate()
-    voices = []
-    for number in range(OWNERS):
-        owner = User.create(name=f"Owner {number}")
-        voices.append(VoiceClone.create(name="v", s3_path=f"/voices/{number}.wav", owner=owner))
-    print(f"{f'seconds for {jobs:,} jobs':<28}{'median':>10}{'minimum':>10}{'own CPU':>10}")
-    for kind, is_full in (("due now", False), ("every column", True)):
-        rows = list(rows_of(voices, jobs, is_full=is_full))
-        loads = {
-            READY: partial(copy, manager, ready_text(rows)),
-            VALIDATED: partial(PresentationJob.enqueue_many, rows),
-        }
-        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in loads}
-        for number in range(rounds):
-            for name in loads if number % 2 else reversed(loads):
-                taken[name].append(measure(manager, loads[name], jobs))
-        walls = {name: [wall for wall, _ in pairs] for name, pairs in taken.items()}
-        for name, wall in walls.items():
-            own = median(cpu for _, cpu in taken[name])
-            print(f"{f'{kind}, {name}':<28}{median(wall):>10.3f}{min(wall):>10.3f}{own:>10.3f}")
-        ratios = [measured(walls[VALIDATED]) / measured(walls[READY]) for measured in (median, min)]
-        print(f"{'ratio':<28}{ratios[0]:>10.2f}{ratios[1]:>10.2f}", flush=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bulk", description=__doc__)
-    parser.add_argument("--jobs", type=int, default=JOBS)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--quick", action="store_true", help="only see that it works")
-    chosen = parser.parse_args()
-    settings = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
-    with TemporaryDirectory(prefix="presgen-bulk-") as folder:
-        Path(folder).chmod(0o755)
-        with (
-            EmbeddedServer(Path(folder) / "server", settings=settings) as server,
-            DatabaseManager(server.url) as manager,
-        ):
-            run(manager, *((1_000, 2) if chosen.quick else (chosen.jobs, chosen.rounds)))
-
-
-if __name__ == "__main__":
-    main()
+def _memory(bench: Bench, url: str) -> Row:
+    """The peak of a process that loads few jobs, and of one that loads many."""
+    few, *_, many = bench.effort.memory_rows
+    peaks = {}
+    for number in bench.effort.memory_rows:
+        with cursor_on(url) as cursor:
+            cursor.execute("TRUNCATE presentation_jobs CASCADE")
+        command = [sys.executable, "-m", "benchmarks.bulk_memory", url, str(number)]
+        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        if found["added"] != number:
+            raise Mismatch(f"bulk: presgen added {found['added']} of {number} jobs")
+        peaks[number] = float(found["peak"])
+        loaded = Measurement("bulk", "presgen, peak of memory", number, 1, peaks[number], peaks[number], unit="B")
+        bench.report.measurements.append(loaded)
+    limit, ratio = at_most(1.05), peaks[many] / peaks[few]
+    what, against = f"peak of memory, loading {many:,} jobs", f"loading {few:,}"
+    return Row("bulk", what, against, limit, measured=ratio, of_minima=ratio, note="constant memory")

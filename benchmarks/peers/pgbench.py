@@ -1,0 +1,52 @@
+"""pgbench with presgen's own statements: what the server and its protocol take, and no Python."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psycopg2.extensions import AsIs
+
+from presgen.embedded import EmbeddedServer
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script that claims `batch` jobs and finishes each."""
+
+    text: str
+    batch: int
+
+    @classmethod
+    def of(cls, claim: list[Any], finish: list[Any], job_id: int, batch: int, cursor: Any) -> Script:
+        """Of the statements of a claim, the last of which returns the jobs, and of what finished the job with that id.
+
+        Values are literals as in presgen's statements; the job's id alone becomes a variable.
+        """
+        *before, last = (_literal(event, cursor) for event in claim)
+        lines = [f"{statement};" for statement in before]
+        lines.append(f"{last} \\{'gset' if batch == 1 else 'aset'}")  # aset keeps the last row, whose id is the highest
+        for back in reversed(range(batch)):
+            lines.append(f"\\set job :id - {back}")
+            lines += [f"{_literal(event, cursor, job_id)};" for event in finish]
+        return cls("\n".join(lines) + "\n", batch)
+
+    def run(self, server: EmbeddedServer, url: str, jobs: int, folder: Path, *, clients: int = 1) -> float:
+        """Seconds for so many jobs, connecting not counted."""
+        file = folder / "claim.sql"
+        file.write_text(self.text)
+        transactions = jobs // self.batch // clients
+        command = [server.binary("pgbench"), "-n", "-M", "simple", "-c", clients, "-j", clients, "-t", transactions]
+        done = subprocess.run([*map(str, command), "-f", str(file), url], capture_output=True, text=True, check=False)
+        found = re.search(r"tps = ([0-9.]+)", done.stdout)
+        if done.returncode or found is None:
+            raise RuntimeError(f"pgbench: {done.stderr.strip()}")
+        return transactions * clients / float(found[1])
+
+
+def _literal(event: Any, cursor: Any, job_id: int | None = None) -> str:
+    params = [AsIs(":job") if type(value) is int and value == job_id else value for value in event.params or ()]
+    return cursor.mogrify(event.sql, params).decode().strip()  # type: ignore[no-any-return]
