@@ -90,6 +90,8 @@ class Attempt:
 
     def _settle(self, end: Callable[[Any], None], patience_seconds: float) -> bool:
         """Write the end of a job that is still in hand; tells whether it was."""
+        if self._job.has_let_go:
+            return False
         deadline = time.monotonic() + patience_seconds
         while True:
             try:

@@ -22,6 +22,7 @@ import peewee as pw
 from .acting import Arguments, acting_alike
 from .attempt import ABANDON_SECONDS, Attempt, Handler
 from .errors import ConfigurationError, HandlerStuck, PresgenError, ValidationError
+from .hands import Hands
 from .models import PresentationJob
 from .models.fenced import DEFAULT_LEASE, in_seconds
 from .signals import acting_on
@@ -113,7 +114,9 @@ class Worker:
             dispatcher.start()
             try:
                 while self._stops_at is None:
-                    self._news.get()
+                    # Not for ever: a signal that comes while the process is stopped may go to another thread, and is
+                    # acted upon only when this one runs.
+                    _wait_for(self._news, _LOOK_EVERY_SECONDS)
                 self._finish(dispatcher)
             finally:
                 self.stop()  # an exception of somebody else's signal handler must not leave the dispatcher at work
@@ -158,6 +161,7 @@ class Worker:
     def _dispatch(self) -> None:
         """Claim and start jobs until the worker stops; what ends it otherwise is raised by run()."""
         pause = self.poll_seconds
+        hands = Hands(self._alike(self._carry_out), name="job-hand")
         try:
             while self._stops_at is None:
                 free = self.concurrency - len(self._in_hand)
@@ -171,7 +175,9 @@ class Worker:
                     pause = min(max(pause, 0.1) * 2, _OUTAGE_PAUSE_MAX_SECONDS)
                     logger.warning("%s: %s", self.name, error)
                 for job in jobs:
-                    self._start(job)
+                    attempt = Attempt(job, self.handler)
+                    self._in_hand.add(attempt)
+                    hands.take(attempt)
                 if len(jobs) < max(free, 1):
                     # Jitter keeps workers that were started together from polling together.
                     _wait_for(self._wake_ups, min(pause * random.uniform(0.5, 1.5), self._until_overdue()))
@@ -179,6 +185,8 @@ class Worker:
         except BaseException as error:
             self._failure = error
             self.stop()
+        finally:
+            hands.rest()
 
     def _claim(self, limit: int) -> list[PresentationJob]:
         self.manager.require_binding()
@@ -186,12 +194,6 @@ class Worker:
             self.name, limit, lease=self.lease_seconds, fair=self.fair, max_per_owner=self.max_per_owner
         )
         return jobs
-
-    def _start(self, job: PresentationJob) -> None:
-        attempt = Attempt(job, self.handler)
-        self._in_hand.add(attempt)
-        carry_out = self._alike(self._carry_out)
-        threading.Thread(target=carry_out, args=(attempt,), name=f"job-{job.id}", daemon=True).start()
 
     def _carry_out(self, attempt: Attempt) -> None:
         try:
@@ -203,7 +205,8 @@ class Worker:
         finally:
             self._in_hand.discard(attempt)
             self._wake()
-            self._news.put(None)
+            if self._stops_at is not None:  # before that run() waits for nothing but stop()
+                self._news.put(None)
 
     def _abandon_overdue(self) -> None:
         """Fail what has been in hand for longer than `timeout`, and stop."""

@@ -26,10 +26,11 @@ from ..errors import (
     PoolTimeout,
     PresgenError,
 )
+from ..rows import Reading
 from ..status import RUNNING, JobStatus
 from ..validation import argument, between, number, positive
 from .outcomes import leased
-from .written import Row, Shape, Write, fitting, guarded, shape_of, template
+from .written import Row, Shape, Write, fitting, guard_values, guarded, shape_of, template
 
 logger = logging.getLogger("database")
 
@@ -76,6 +77,11 @@ def _fenced_write(
     return Write(model, row, where=guarded(model, guard) & model.cancel_requested_at.is_null(not cancelled))
 
 
+@compiled
+def _held(model: Any, claim: Shape) -> Reading:
+    return Reading(model, model.select().where(guarded(model, claim), model.status.in_(RUNNING)))
+
+
 class Fenced:
     """The part of a job that guards a worker's writes by attempt, worker and status.
 
@@ -90,6 +96,8 @@ class Fenced:
 
     The columns are no token: `wait()`, `cancel()` and `retry()` show the row as it is, another worker's claim included.
     """
+    has_let_go = False
+    """Whether a verb of this instance's has ended its claim, and no transaction can undo that."""
     waits_out_outages = False
     """Whether a verb waits for a database that is down, for as long as its lease lasts."""
     unknown_change: tuple[JobStatus, JobStatus] | None = None
@@ -100,12 +108,11 @@ class Fenced:
         """The running job as the database has it, if it still is in that worker's hand; else None."""
         job_id, worker = cls.id.clean_value(job_id), cls.worker.clean_value(worker)
         attempt = cls.attempt.clean_value(attempt)
-        held = (cls.id == job_id) & (cls.worker == worker) & (cls.attempt == attempt) & cls.status.in_(RUNNING)
-        with session(cls._meta.database):
-            job = cls.get_or_none(held)
-        if job is not None:
+        claim = {cls.id: job_id, cls.worker: worker, cls.attempt: attempt}
+        for job in _held(cls, shape_of(claim)).instances(cls, guard_values(claim)):
             job.claim_token = (worker, attempt)
-        return job
+            return job
+        return None
 
     def lease_keeper(self: Any) -> Any:
         """An instance of its own for another thread, which nothing that is done with this one touches."""
@@ -152,6 +159,7 @@ class Fenced:
             raise
         self.unknown_change = None
         self.take_over(written)
+        self.has_let_go = not (self.status.is_running or self._meta.database.in_transaction())
         self.forget_claim_if_pending()
         log_after_commit(self._meta.database, self.id, *change)
 
