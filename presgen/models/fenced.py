@@ -140,7 +140,7 @@ class Fenced:
         """
         cls = type(self)
         guard = {**self.fence(), cls.status: self.status}
-        extends_lease = extends_lease and guard[cls.worker] is not None
+        extends_lease = extends_lease and self.holder()[0] is not None
         write = fitting(_fenced_write, cls, given, outcome, shape_of(guard), cancelled, extends_lease)
         change = (self.status, {**write.row, **given}.get(cls.status, self.status))
 

@@ -48,11 +48,12 @@ class Reapable:
 
     @classmethod
     def _expired_query(cls: Any) -> Any:
-        return cls.select(cls.id).where(cls.status.among(RUNNING), cls.lease_expires_at < cls.server_time())
+        expired = cls.select(cls.id).where(cls.status.among(RUNNING), cls.lease_expires_at < cls.server_time())
+        return expired.order_by(cls.id)  # which is that of the index on running jobs
 
     @classmethod
     def _reap_query(cls: Any) -> Any:
-        lost = cls._expired_query().order_by(cls.id).limit(REAP_LIMIT)
+        lost = cls._expired_query().limit(REAP_LIMIT)
         is_cancelled, is_over = cls.cancel_requested_at.is_null(False), cls.attempt >= cls.max_attempts
         outcomes = (
             (is_cancelled, entered(cls, JobStatus.CANCELLED)),

@@ -335,7 +335,7 @@ def test_every_verb_does_what_the_model_says(db: DatabaseManager) -> None:
 
 def unfenced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker's writes are let through by the job's id alone."""
-    monkeypatch.setattr(PresentationJob, "fence", lambda job: PresentationJob.id == job.id)
+    monkeypatch.setattr(PresentationJob, "fence", lambda job: {PresentationJob.id: job.id})
 
 
 def claimed_before_time(monkeypatch: pytest.MonkeyPatch) -> None:

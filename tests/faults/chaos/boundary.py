@@ -37,6 +37,8 @@ def probe_the_boundary(job: Any, history: History) -> None:
 
     def expiring(sql: str, params: Any = None) -> Any:
         if _LOOKS_FOR_EXPIRED.search(sql):
+            if "UPDATE" not in sql:  # the look that comes before, as if it had found another job's
+                return execute_sql("SELECT 1")
             sql, params = _EXPIRE_NOW + sql, [job.id, job.attempt, job.worker, *(params or ())]
         return execute_sql(sql, params)
 

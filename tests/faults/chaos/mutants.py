@@ -49,7 +49,7 @@ def _with_lenient_lease(sql: str) -> str:
 
 
 def _without_fence() -> None:
-    _JOB.fence = lambda job: _JOB.id == job.id
+    _JOB.fence = lambda job: {_JOB.id: job.id}
 
 
 def _claim_without_recheck() -> None:
