@@ -166,9 +166,9 @@ def crowded(db: DatabaseManager, user: User, voice: VoiceClone) -> Iterator[Plan
 
 
 def test_the_hot_statements_use_their_indexes_in_a_crowd_of_finished_jobs(crowded: Plans) -> None:
-    reap, claim = crowded.of(lambda: PresentationJob.claim("w2", 10))
+    look, claim = crowded.of(lambda: PresentationJob.claim("w2", 10))
     assert_reads_by(claim, "idx_presentation_jobs_claimable")
-    assert_reads_by(reap, "idx_presentation_jobs_running")
+    assert_reads_by(look, "idx_presentation_jobs_running")
     job = PresentationJob.get(PresentationJob.worker == "w1")
     by_id = "USING INTEGER PRIMARY KEY" if crowded.is_sqlite else f"Index Cond: (id = {job.id})"
     for verb in (
@@ -178,6 +178,15 @@ def test_the_hot_statements_use_their_indexes_in_a_crowd_of_finished_jobs(crowde
     ):
         (plan,) = crowded.of(verb)
         assert_reads_by(plan, by_id)
+
+
+def test_a_rescue_finds_expired_leases_among_the_running_jobs(crowded: Plans) -> None:
+    (late,) = PresentationJob.select().where(PresentationJob.worker == "w1").limit(1)
+    late.lease_expires_at = late.created_at
+    late.save()
+    look, rescue = crowded.of(PresentationJob.reap)
+    assert_reads_by(look, "idx_presentation_jobs_running")
+    assert_reads_by(rescue, "idx_presentation_jobs_running")
 
 
 def test_the_plans_are_guarded(crowded: Plans) -> None:
