@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +26,7 @@ from presgen.embedded import EmbeddedServer
 
 from . import bulk, footprint, metrics, pages, plot, pool, queues, results, single_rows, table
 from .bench import QUICK, Bench, Effort
+from .cores import awake, servers_half
 from .peers import PEERS, absent_peers
 from .rounds import Mismatch
 from .rows import Report, Row
@@ -48,7 +50,7 @@ _SETTINGS = {
     "maintenance_work_mem": "256MB",
     "timezone": "UTC",
 }
-# Not what anybody's jobs should be trusted to; so libraries are compared alone, and not what their commits take.
+# Not what anybody should trust jobs to: so libraries are compared, and not how busy the disk was.
 _WITHOUT_THE_DISK = {"synchronous_commit": "off", "fsync": "off"}
 
 
@@ -60,7 +62,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sizes", type=_sizes, help="numbers of jobs, e.g. 1000,100000")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--quick", action="store_true", help="only see that it works")
-    parser.add_argument("--without-disk", action="store_true", help="commit without waiting for the disk")
+    parser.add_argument("--durable", action="store_true", help="wait for the disk at each commit")
     parser.add_argument("--postgresql", type=int, default=18, choices=(16, 18), help="the server's version")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--svg", type=Path, metavar="FILE")
@@ -85,10 +87,14 @@ def main() -> int:
     time.tzset()
     logging.getLogger("database").setLevel(logging.ERROR)  # a page by OFFSET is slow, and known to be
     effort = _effort(chosen)
-    settings = _SETTINGS | _WITHOUT_THE_DISK if chosen.without_disk or chosen.quick else _SETTINGS
+    settings = _SETTINGS if chosen.durable else _SETTINGS | _WITHOUT_THE_DISK
     with TemporaryDirectory(prefix="presgen-benchmarks-") as folder:
         Path(folder).chmod(0o755)
-        with EmbeddedServer(Path(folder) / "server", version=chosen.postgresql, settings=settings) as server:
+        with ExitStack() as stack:
+            stack.enter_context(awake())
+            with servers_half():
+                place = Path(folder) / "server"
+                server = stack.enter_context(EmbeddedServer(place, version=chosen.postgresql, settings=settings))
             bench = Bench(server, effort, absent_peers(chosen.peers))
             try:
                 report = measure(bench, chosen.only)

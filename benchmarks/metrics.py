@@ -18,34 +18,27 @@ from .rounds import Contender, Mismatch, Race
 from .rows import Row, at_least
 
 FIVE = ("total_users", "active_users", "total_voice_clones", "pending_jobs", "failed_jobs_today")
-
-
 _EVERY_STATUS = "SQLAlchemy, the five and every status"
 
 
 def metrics(bench: Bench) -> Iterator[Row]:
     """Counts of everything and of what is live, at every size."""
-    live = getattr(queries, "get_live_counts", None)
     for jobs in bench.effort.sizes:
-        done = _counts(bench, bench.databases(jobs), live)
+        done = _counts(bench, bench.databases(jobs))
         for name in done.timings:
             bench.report.grow("metrics", name, jobs, done.median(name))
     yield done.row(f"metrics at {jobs:,} jobs", "SQLAlchemy's five counts", at_least(2))
     yield done.row(f"metrics at {jobs:,} jobs", _EVERY_STATUS, at_least())
-    what = f"live counts at {jobs:,} jobs"
-    if live is None:
-        yield Row("metrics", what, "SQLAlchemy's five counts", at_least(50), note="missing: queries.get_live_counts()")
-    else:
-        yield done.row(what, "SQLAlchemy's five counts", at_least(50), ours="live counts")
+    yield done.row(f"live counts at {jobs:,} jobs", "SQLAlchemy's five counts", at_least(50), ours="live counts")
 
 
-def _counts(bench: Bench, databases: Databases, live: Any) -> Race:
+def _counts(bench: Bench, databases: Databases) -> Race:
     with ExitStack() as stack:
         manager = stack.enter_context(DatabaseManager(databases.presgen))
         contenders = [Contender("presgen", lambda _: queries.get_database_metrics(), _five, around=manager.session)]
-        if live is not None:
-            _require_same(live(), queries.get_database_metrics()["jobs_by_status"])
-            contenders.append(Contender("live counts", lambda _: live(), _live, "live", around=manager.session))
+        _require_same(queries.get_live_counts(), queries.get_database_metrics()["jobs_by_status"])
+        live = Contender("live counts", lambda _: queries.get_live_counts(), dict, "live", around=manager.session)
+        contenders.append(live)
         if bench.has("SQLAlchemy"):
             from .peers import sqlalchemy_peer
 
@@ -60,10 +53,6 @@ def _counts(bench: Bench, databases: Databases, live: Any) -> Race:
 
 def _five(found: dict[str, Any]) -> dict[str, Any]:
     return {name: found[name] for name in FIVE}
-
-
-def _live(found: dict[str, Any]) -> dict[str, int]:
-    return found
 
 
 def _require_same(some: dict[str, int], everything: dict[str, int]) -> None:

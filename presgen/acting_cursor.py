@@ -21,8 +21,9 @@ _ALONE: Final = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _SEVERAL: Final = re.compile(r";\s*\S")
-# Outside a transaction that lasts as long as the connection, whoever is acted for.
+# To search takes longer than many a statement does, and hardly any has the word.
 _OURS: Final = "presgen."
+# Outside a transaction that lasts as long as the connection, whoever is acted for.
 _SETS_OURS: Final = re.compile(r"\b(SET|set_config)\b.*\bpresgen\.(user_id|actor)\b", re.IGNORECASE | re.DOTALL)
 
 
@@ -42,6 +43,7 @@ class ActingConnection(connection):
 
     def has_something_to_read(self) -> bool:
         """Whether an idle connection's socket is readable: the server has closed it, or is out of step with us."""
+        # Kept, since each statement outside a transaction asks, and to register takes longer than to poll.
         if self._poller is None:
             self._poller = select.poll()
             self._poller.register(self.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
@@ -57,6 +59,11 @@ class ActingCursor(cursor):
     """
 
     connection: ActingConnection
+
+    @property
+    def is_in_utc(self) -> bool:
+        """Whether the driver gives moments in UTC, as the connection asks for, and a session may change."""
+        return bool(self.connection.get_parameter_status("TimeZone") == "UTC")
 
     def execute(self, query: Any, vars: Any = None) -> None:
         telling = self._telling()

@@ -7,7 +7,7 @@ all day are functions of what shapes their text, and name their values by Parame
     def _by_key(model):
         return Statement(model, model.select().where(model.id == Parameter("key")))
 
-    _by_key(User).run(User, {"key": 7})
+    _by_key(User).run({"key": 7})
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ Built = TypeVar("Built")
 
 NOW: Final = "now"
 """The name of the moment at which a statement runs, among its values."""
+NOTHING: Final[Values] = {}
 SHAPES_MAX: Final = 500
 """How many statements of one kind are kept for a database, before they are written anew."""
 
@@ -77,6 +78,7 @@ class Statement:
     """A query's SQL for the database that its model is bound to, and what makes its parameters."""
 
     def __init__(self, model: Any, query: Any) -> None:
+        self.model = model
         context = require_database(model._meta.database).get_sql_context(is_compiled=True)
         self.sql, parameters = context.sql(query).query()
         self._parameters: list[Any] = parameters
@@ -93,17 +95,25 @@ class Statement:
             parameters[place] = make(values)
         return parameters
 
-    def run(self, model: Any, values: Values) -> list[Any]:
+    def run(self, values: Values = NOTHING) -> list[Any]:
         """The rows that the statement gives, as the driver gives them; in a session of its own where there is none."""
-        database, parameters = model._meta.database, self.parameters(values)
-        with nullcontext() if getattr(database, "gives_back", False) else session(database):
-            return database.execute_sql(self.sql, parameters).fetchall()  # type: ignore[no-any-return]
+        rows, _ = self.fetch(values)
+        return rows
+
+    def fetch(self, values: Values = NOTHING) -> tuple[list[Any], bool]:
+        """The rows that run() gives, and whether it is certain that all their moments are in UTC."""
+        database, parameters = self.model._meta.database, self.parameters(values)
+        with nullcontext() if getattr(database, "lends_per_statement", False) else session(database):
+            cursor = database.execute_sql(self.sql, parameters)
+            return cursor.fetchall(), getattr(cursor, "is_in_utc", False)
 
 
 class compiled(Generic[Built]):
     """Decorates a function of a model, and of what else shapes a statement: for each database it is called once.
 
-    What it gives is kept by its arguments, which are hashable, for the database that the model is bound to.
+    What it gives is kept by its arguments, for the database that the model is bound to: they are hashable, and from a
+    small set. So it must not read what may be another thing the next time, a clock, a setting, a row or who is acted
+    for: what varies is a Parameter, and the time a Moment.
     """
 
     def __init__(self, build: Callable[..., Built]) -> None:
@@ -112,7 +122,7 @@ class compiled(Generic[Built]):
         self._latest: tuple[Callable[[], Any], dict[Any, Built]] = (lambda: None, {})
 
     def __call__(self, model: Any, *shape: Any) -> Built:
-        of_database, built = self._latest
+        of_database, built = self._latest  # a look at the weak dictionary takes longer than the rest
         if of_database() is not model._meta.database or not built:
             built = self._built_for(require_database(model._meta.database))
         found = built.get((model, shape))

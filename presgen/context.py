@@ -154,7 +154,7 @@ class InUse:
 class Contextual:
     """A database whose connection in hand is its context's session's, or else its thread's."""
 
-    gives_back = False
+    lends_per_statement = False
     """Whether a statement outside of sessions gives its connection back."""
 
     @property

@@ -24,8 +24,7 @@ def get_database_metrics() -> dict[str, Any]:
     status, and `oldest_pending_seconds`, the age of the job that has waited longest (None without one). Finished
     jobs are counted in their index, so the time grows with their number; get_live_counts() does without them.
     """
-    job = PresentationJob
-    ((users, active, clones, failed_today, oldest, *by_status),) = _metrics(job).run(job, {})
+    ((users, active, clones, failed_today, oldest, *by_status),) = _metrics(PresentationJob).run()
     jobs_by_status = _named(tuple(JobStatus), by_status)
     return {
         "total_users": users,
@@ -43,7 +42,7 @@ def get_live_counts() -> dict[str, int]:
 
     It reads unfinished jobs in their index, so finished jobs cost nothing, however many.
     """
-    (counts,) = _live(PresentationJob).run(PresentationJob, {})
+    (counts,) = _live(PresentationJob).run()
     return _named(UNFINISHED, counts)
 
 

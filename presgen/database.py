@@ -28,7 +28,7 @@ from .reading import WRITES, reading_on
 # Neither idle nor one that a refused COPY leaves behind, which is none.
 _IN_A_TRANSACTION: Final = (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR)
 _COMMITS: Final = re.compile(r"\s*(COMMIT|END)\b", re.IGNORECASE)
-_FOR_EVER: Final = nullcontext()
+_NO_LIMIT: Final = nullcontext()
 _COMMIT_UNKNOWN: Final = "the connection was lost during COMMIT: read the rows again to learn whether it was applied"
 
 
@@ -61,7 +61,7 @@ class PostgresPool(Observed, Checkout):
     silent, and the server may go on with it.
     """
 
-    gives_back = True
+    lends_per_statement = True
     only_reads = "SELECT set_config('transaction_read_only', 'on', true); "
 
     def __init__(self, config: DatabaseConfig) -> None:
@@ -110,7 +110,7 @@ class PostgresPool(Observed, Checkout):
         if current is not None and not current.is_used:
             self.connection()
         elif named_cursor is None and not state.closed:
-            return state.conn.cursor()
+            return state.conn.cursor()  # as peewee does, after it has looked at the session three times more
         return super().cursor(named_cursor)
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
@@ -122,6 +122,7 @@ class PostgresPool(Observed, Checkout):
         self._begin_for_a_statement()
         with InUse(self) as current:
             try:
+                # Here, so that waiting for a connection does not count as a slow statement.
                 if self.autoconnect and self._state.closed:
                     self.connect()
                 cursor = self._execute_in_hand(sql, params)
@@ -246,7 +247,7 @@ class PostgresPool(Observed, Checkout):
         """The watchdog for a wait of this thread's, or nothing where there is no limit."""
         limit = self._limits.seconds or seconds
         if limit is None or self._state.closed:
-            return _FOR_EVER
+            return _NO_LIMIT
         return WATCHDOG.watching(self._state.conn, limit + WATCHDOG_MARGIN_SECONDS)
 
     def _begin_for_a_statement(self) -> None:

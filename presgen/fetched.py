@@ -14,6 +14,7 @@ class FetchedCursor:
         self._rows = iter(cursor.fetchall() if cursor.description else ())
         self.description, self.rowcount = cursor.description, cursor.rowcount
         self.lastrowid, self.statusmessage = cursor.lastrowid, getattr(cursor, "statusmessage", None)
+        self.is_in_utc = getattr(cursor, "is_in_utc", False)
         cursor.close()
 
     def __iter__(self) -> Iterator[Any]:

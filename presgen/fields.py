@@ -77,6 +77,11 @@ class EmailField(Sealable, VarcharField):
     def db_value(self, value: Any) -> Any:
         return self.stored(self.compared(value))
 
+    def python_value(self, value: Any) -> Any:
+        if type(value) is str and not value.startswith(PREFIX):  # nearly all are, and pages have many
+            return value
+        return super().python_value(value)
+
     def seal(self, *, to_find: bool = False) -> Seal | None:
         sealing = self.sealing
         if sealing is None or not (sealing.has_keys or to_find):

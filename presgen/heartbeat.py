@@ -27,7 +27,8 @@ class Heartbeat:
         self._beat = beat
         self._every_seconds = every_seconds
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._name = name
+        self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
     def __enter__(self) -> Heartbeat:
@@ -38,10 +39,10 @@ class Heartbeat:
         self.stop()
         _STARTER.forget(self)
         with self._starting:
-            is_started = self._thread.ident is not None
-        if is_started:
+            thread = self._thread
+        if thread is not None:
             # A beat that hangs with its server must not hold up the end of the job; the fence keeps it harmless.
-            self._thread.join(self._every_seconds)
+            thread.join(self._every_seconds)
 
     def stop(self) -> None:
         """Let no further beat begin."""
@@ -51,6 +52,7 @@ class Heartbeat:
         """Start to beat, unless the block has ended."""
         with self._starting:
             if not self._done.is_set():
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
 
     def _run(self) -> None:
@@ -62,12 +64,12 @@ class Heartbeat:
                 return
             except (PresgenError, pw.PeeweeException) as error:
                 # One may be missed; the lease is as long as several.
-                logger.warning("%s: %s", self._thread.name, error)
+                logger.warning("%s: %s", self._name, error)
             self._done.wait(self._every_seconds)
 
 
 class _Starter:
-    """One thread that starts heartbeats when they are due."""
+    """One thread that starts heartbeats when they are due; it sleeps until then, and a process has one at the most."""
 
     def __init__(self) -> None:
         self._due: dict[Heartbeat, float] = {}

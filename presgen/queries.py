@@ -42,8 +42,8 @@ _CURSOR: Final = re.compile(r"(?P<moment>[^~]+)~(?P<id>[0-9]{1,19})")
 def get_users_with_voice_clones() -> list[User]:
     """All users by id, each with its voice clones in `user.voice_clones`; two statements."""
     with session(User._meta.database):
-        users: list[User] = _all_by_id(User).instances(User, {})
-        clones = _all_by_id(VoiceClone).instances(VoiceClone, {})
+        users: list[User] = _all_by_id(User).instances()
+        clones = _all_by_id(VoiceClone).instances()
     return with_many(users, clones, VoiceClone.owner)
 
 
@@ -93,8 +93,8 @@ def _reading_owners(query: Any) -> Reading:
 
 
 def _with_owners(reading: Reading, values: Mapping[str, Any]) -> list[PresentationJob]:
-    job = PresentationJob
-    return reading.read.with_other(reading.run(job, values), "owner", reader_of(User))
+    rows, is_in_utc = reading.fetch(values)
+    return reading.read.with_other(rows, "owner", reader_of(User), is_in_utc=is_in_utc)
 
 
 @compiled
@@ -145,7 +145,7 @@ def get_dead_letter_errors(limit: int = 20, **conditions: Any) -> list[DeadLette
 
 def get_user_voice_clones(user_id: int) -> list[VoiceClone]:
     """The voice clones that a user owns, and nobody else's, by id; one statement."""
-    return _voice_clones_of(VoiceClone).instances(VoiceClone, {"owner": VoiceClone.owner.clean(user_id)})
+    return _voice_clones_of(VoiceClone).instances({"owner": VoiceClone.owner.clean(user_id)})
 
 
 @compiled
@@ -156,7 +156,7 @@ def _voice_clones_of(clone: Any) -> Reading:
 def get_user_presentation_jobs(user_id: int) -> list[PresentationJob]:
     """The jobs that a user owns, and nobody else's, newest first, without the soft-deleted; one statement."""
     job = PresentationJob
-    return _jobs_of(job).instances(job, {"owner": job.owner.clean(user_id)})
+    return _jobs_of(job).instances({"owner": job.owner.clean(user_id)})
 
 
 @compiled

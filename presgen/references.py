@@ -16,8 +16,11 @@ class _RelationAccessor(pw.ForeignKeyAccessor):
     """Loads the other row in a session, so that reading it leaves no connection behind in the thread."""
 
     def get_rel_instance(self, instance: Any) -> Any:
+        known = instance.__rel__.get(self.name)
+        if known is not None:
+            return known
         load: Any = super().get_rel_instance
-        if self.name in instance.__rel__ or instance._meta.database is None:
+        if instance._meta.database is None:
             return load(instance)
         with session(instance._meta.database):
             return load(instance)

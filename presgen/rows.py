@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 from playhouse import signals
 
 from .clock import is_sqlite
-from .compiled import Statement, Values, compiled
+from .compiled import NOTHING, Statement, Values, compiled
 from .fields import MomentField
 
-Row = Sequence[Any]
+Fetched = Sequence[Any]
+"""A row, as the driver gives it."""
 One = TypeVar("One", bound=Any)
 
 
@@ -32,41 +33,53 @@ class Reader:
         self._width = len(fields)
         is_psycopg2 = not is_sqlite(model._meta.database)
         left = [field for field in fields if not (is_psycopg2 and getattr(field, "is_read_by_psycopg2", False))]
-        # Psycopg2's moments are nearly always in UTC, and a row has many: to look is cheaper than to convert.
+        # Psycopg2's moments are in the session's time zone, nearly always UTC: to look is cheaper than to convert.
         self._moments = [field.name for field in left if is_psycopg2 and isinstance(field, MomentField)]
         self._converters = [(field.name, field.python_value) for field in left if field.name not in self._moments]
-        self._is_initialized_by_peewee = getattr(model.__init__, "only_checks_names", False)
+        self._has_own_init = not getattr(model.__init__, "only_checks_names", False)
 
-    def __call__(self, row: Row) -> Any:
-        """The instance of a row."""
-        data = dict(zip(self._names, row))  # noqa: B905  # it may go on
-        for name in self._moments:
-            moment = data[name]
-            if moment is not None and moment.tzinfo is not timezone.utc:
-                data[name] = moment.astimezone(timezone.utc)
-        for name, convert in self._converters:
-            if data[name] is not None:
-                data[name] = convert(data[name])
-        if not self._is_initialized_by_peewee:
-            return _initialized(self._model, data)
-        instance = self._model.__new__(self._model)
-        instance.__data__, instance.__rel__, instance._dirty = data, {}, set()
-        signals.pre_init.send(instance)
-        return instance
-
-    def with_other(self, rows: Iterable[Row], name: str, read_other: Reader) -> list[Any]:
-        """The instances of rows that go on with the row that a foreign key refers to; equal ones share an instance."""
-        others: dict[Any, Any] = {}
+    def __call__(self, rows: Iterable[Fetched], *, is_in_utc: bool = False) -> list[Any]:
+        """The instances of rows; moments need no look where they are in UTC."""
+        model, names, converters = self._model, self._names, self._converters
+        moments = () if is_in_utc else self._moments
         instances = []
         for row in rows:
-            instance = self(row)
-            key = instance.__data__[name]
-            other = others.get(key)
-            if other is None:
-                other = others[key] = read_other(row[self._width :])
-            instance.__rel__[name] = other
+            values = dict(zip(names, row))  # noqa: B905  # it may go on
+            for name in moments:
+                moment = values[name]
+                if moment is not None and moment.tzinfo is not timezone.utc:
+                    values[name] = moment.astimezone(timezone.utc)
+            for name, convert in converters:
+                value = values[name]
+                if value is not None:
+                    values[name] = convert(value)
+            if self._has_own_init:
+                instance = _initialized(model, values)
+            else:
+                instance = model.__new__(model)
+                instance.__data__, instance.__rel__, instance._dirty = values, {}, set()
+                signals.pre_init.send(instance)
             instances.append(instance)
         return instances
+
+    def with_other(
+        self, rows: Sequence[Fetched], name: str, read_others: Reader, *, is_in_utc: bool = False
+    ) -> list[Any]:
+        """The instances of rows that go on with the row that a foreign key refers to; equal ones share an instance."""
+        instances = self(rows, is_in_utc=is_in_utc)
+        keys = [instance.__data__[name] for instance in instances]
+        rest = {key: row[self._width :] for key, row in zip(keys, rows, strict=True)}
+        others = dict(zip(rest, read_others(rest.values(), is_in_utc=is_in_utc), strict=True))
+        for instance, key in zip(instances, keys, strict=True):
+            instance.__rel__[name] = others[key]
+        return instances
+
+
+def _initialized(model: Any, values: dict[str, Any]) -> Any:
+    """An instance of a model whose `__init__` does more than Peewee's, which calls it with the values."""
+    instance = model(__no_default__=1, **values)
+    instance._dirty.clear()
+    return instance
 
 
 @compiled
@@ -97,15 +110,9 @@ class Reading(Statement):
 
     def __init__(self, model: Any, query: Any) -> None:
         super().__init__(model, query)
-        self.read = Reader(model)
+        self.read = reader_of(model)
 
-    def instances(self, model: Any, values: Values) -> list[Any]:
+    def instances(self, values: Values = NOTHING) -> list[Any]:
         """What the statement gives, as instances."""
-        return [self.read(row) for row in self.run(model, values)]
-
-
-def _initialized(model: Any, data: dict[str, Any]) -> Any:
-    """An instance of a model whose `__init__` does more than Peewee's, which calls it with the values."""
-    instance = model(__no_default__=1, **data)
-    instance._dirty.clear()
-    return instance
+        rows, is_in_utc = self.fetch(values)
+        return self.read(rows, is_in_utc=is_in_utc)

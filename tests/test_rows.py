@@ -48,7 +48,7 @@ def full(user: User, voice: VoiceClone, enqueue: Enqueue) -> None:
 def test_rows_are_what_peewee_makes_of_them(full: None, model: Any) -> None:
     expected = by_peewee(model)
     assert len(expected) > 1
-    mine = Reading(model, model.select().order_by(model.id)).instances(model, {})
+    mine = Reading(model, model.select().order_by(model.id)).instances()
     assert [everything_of(one) for one in mine] == [everything_of(one) for one in expected]
     assert [everything_of(model.get_by_id(one.id)) for one in expected] == [everything_of(one) for one in expected]
 
@@ -163,7 +163,7 @@ class _Named(BaseModel):
 def test_a_models_own_init_is_called(db: DatabaseManager) -> None:
     with _Named.bind_ctx(db.database):
         reader = Reader(_Named)
-    found = reader((7, "Ada", "more"))
+    (found,) = reader([(7, "Ada", "more")])
     assert found.made_of == {"__no_default__": 1, "id": 7, "name": "Ada"}
     assert (found.id, found.name, found.is_dirty()) == (7, "Ada", False)
 

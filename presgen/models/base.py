@@ -15,7 +15,7 @@ from ..context import session
 from ..errors import ValidationError
 from .found import can_be_bound, equalities, find
 from .statements import CheckedInsert, CheckedSelect
-from .written import Row, write_row
+from .written import Row, insert_row, update_row
 
 
 class BaseModel(signals.Model):
@@ -60,7 +60,8 @@ class BaseModel(signals.Model):
         row = self._row_to_write(fields, creating=creating)
         if not row and not creating:
             return 0
-        written = write_row(type(self), row, guard=None if creating else self.update_condition())
+        model = type(self)
+        written = insert_row(model, row) if creating else update_row(model, row, self.update_condition())
         if written is None:
             raise self.why_not_updated()
         self.take_over(written)

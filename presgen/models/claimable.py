@@ -9,7 +9,7 @@ from typing import Any, Final
 import peewee as pw
 
 from ..clock import is_sqlite
-from ..compiled import compiled
+from ..compiled import Parameter, compiled
 from ..context import session
 from ..rows import Reading
 from ..status import RUNNING, JobStatus
@@ -26,8 +26,8 @@ _ONE_AT_A_TIME: Final = "SELECT pg_advisory_xact_lock(hashtext('presgen.claim'),
 
 
 @compiled
-def _claim(model: Any, limit: int, fair: bool, max_per_owner: int | None) -> Reading:
-    return Reading(model, model._claim_query(limit, fair, max_per_owner))
+def _claim(model: Any, fair: bool, is_capped: bool) -> Reading:
+    return Reading(model, model._claim_query(fair, is_capped))
 
 
 class Claimable:
@@ -57,7 +57,8 @@ class Claimable:
         if max_per_owner is not None:
             max_per_owner = argument(at_least(1), max_per_owner, "max_per_owner")
         fair = argument(flag, fair, "fair")
-        claim = _claim(cls, limit, fair, max_per_owner)
+        claim = _claim(cls, fair, max_per_owner is not None)
+        values = {"worker": worker, "lease_seconds": lease_seconds, "limit": limit, "max_per_owner": max_per_owner}
         with session(cls._meta.database) as database, ExitStack() as stack:
             cls.reap()
             if max_per_owner is not None:
@@ -66,7 +67,7 @@ class Claimable:
                 stack.enter_context(database.atomic())
                 if not is_sqlite(database):
                     database.execute_sql(_ONE_AT_A_TIME)
-            jobs = claim.instances(cls, {"worker": worker, "lease_seconds": lease_seconds})
+            jobs = claim.instances(values)
         for job in jobs:
             job.lease_seconds = lease_seconds
             job.claim_token = (worker, job.attempt)
@@ -75,9 +76,9 @@ class Claimable:
         return sorted(jobs, key=lambda job: (-job.priority, job.run_at, job.id))
 
     @classmethod
-    def _claim_query(cls: Any, limit: int, fair: bool, max_per_owner: int | None) -> Any:
-        by_owner = fair or max_per_owner is not None
-        chosen, ctes = cls._due_by_owner(limit, fair, max_per_owner) if by_owner else (cls._due(limit), ())
+    def _claim_query(cls: Any, fair: bool, is_capped: bool) -> Any:
+        by_owner = fair or is_capped
+        chosen, ctes = cls._due_by_owner(fair, is_capped) if by_owner else (cls._due(Parameter("limit")), ())
         return update_chosen(cls, chosen, cls._taken(), ctes=ctes).returning(*cls._meta.sorted_fields)
 
     @classmethod
@@ -95,11 +96,11 @@ class Claimable:
         }
 
     @classmethod
-    def _due(cls: Any, limit: int) -> Any:
+    def _due(cls: Any, limit: int | Parameter) -> Any:
         return cls.select(cls.id).where(cls._is_due()).order_by(*_by_urgency(cls)).limit(limit)
 
     @classmethod
-    def _due_by_owner(cls: Any, limit: int, fair: bool, max_per_owner: int | None) -> tuple[Any, tuple[Any, ...]]:
+    def _due_by_owner(cls: Any, fair: bool, is_capped: bool) -> tuple[Any, tuple[Any, ...]]:
         """Due jobs by share: how many jobs their owner has running, counting those that would be claimed before."""
         running_first = cls.status == JobStatus.PENDING
         share = pw.fn.ROW_NUMBER().over(partition_by=[cls.owner], order_by=[running_first, *_by_urgency(cls)])
@@ -109,16 +110,16 @@ class Claimable:
             .cte("ranked")
         )
         waiting = pw.Select([ranked], [ranked.c.id, ranked.c.share]).where(ranked.c.status == JobStatus.PENDING)
-        if max_per_owner is not None:
-            waiting = waiting.where(ranked.c.share <= max_per_owner)
+        if is_capped:
+            waiting = waiting.where(ranked.c.share <= Parameter("max_per_owner"))
         waiting = waiting.order_by(*([ranked.c.share] if fair else []), *_by_urgency(ranked.c))
-        candidates = waiting.limit(limit + _SPARE_CANDIDATES).cte("candidates")
+        candidates = waiting.limit(Parameter("limit") + _SPARE_CANDIDATES).cte("candidates")
         due = (
             cls.select(cls.id)
             .join(candidates, on=(candidates.c.id == cls.id))
             .where(cls._is_due())  # again, for a row that has changed since it was ranked
             .order_by(*([candidates.c.share] if fair else []), *_by_urgency(cls))
-            .limit(limit)
+            .limit(Parameter("limit"))
         )
         return due, (ranked, candidates)
 

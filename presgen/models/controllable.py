@@ -26,10 +26,10 @@ _LOOK_EVERY_MAX_SECONDS: Final = 1.0
 
 
 class _Change(Reading):
-    """What a verb makes of a job that meets the verb's condition."""
+    """What a verb makes of a job that meets the verb's conditions."""
 
-    def __init__(self, model: Any, condition: Any, row: Row) -> None:
-        update = pw.ModelUpdate(model, model.touched(row)).where(model.id == Parameter("id"), condition)
+    def __init__(self, model: Any, row: Row, *conditions: Any) -> None:
+        update = pw.ModelUpdate(model, model.touched(row)).where(model.id == Parameter("id"), *conditions)
         super().__init__(model, update.returning(*model._meta.sorted_fields))
         self.fields = tuple(row)
 
@@ -39,24 +39,24 @@ def _cancellation(model: Any) -> _Change:
     is_free, ended = model.worker.is_null(), entered(model, JobStatus.CANCELLED)
     row: Row = {field: pw.Case(None, [(is_free, value)], field) for field, value in ended.items()}
     row[model.cancel_requested_at] = pw.fn.COALESCE(model.cancel_requested_at, model.server_time())
-    return _Change(model, model.status.in_(UNFINISHED), row)
+    return _Change(model, row, model.status.in_(UNFINISHED))
 
 
 @compiled
 def _retry(model: Any) -> _Change:
     is_retryable = model.status.in_((JobStatus.FAILED, JobStatus.CANCELLED)) & model.deleted_at.is_null()
-    return _Change(model, is_retryable, {**requeued(model), model.run_at: model.server_time()})
+    return _Change(model, {**requeued(model), model.run_at: model.server_time()}, is_retryable)
 
 
 @compiled
 def _soft_deletion(model: Any) -> _Change:
     row = {model.deleted_at: pw.fn.COALESCE(model.deleted_at, model.server_time())}
-    return _Change(model, model.status.not_in(UNFINISHED), row)
+    return _Change(model, row, model.status.not_in(UNFINISHED))
 
 
 @compiled
 def _undeletion(model: Any) -> _Change:
-    return _Change(model, model.id.is_null(False), {model.deleted_at: None})
+    return _Change(model, {model.deleted_at: None})
 
 
 @compiled
@@ -97,7 +97,7 @@ class Controllable:
     def history(self: Any) -> list[Any]:
         """The job's changes of status as JobEvents, oldest first."""
         event = type(self).events.rel_model
-        return _history(event).instances(event, {"job": self.id})
+        return _history(event).instances({"job": self.id})
 
     def stage_seconds(self: Any) -> dict[JobStatus, float]:
         """How many seconds the job has spent in each running stage it was in, over all its attempts.
@@ -145,7 +145,7 @@ class Controllable:
         """The stored status; the instance shows the row once that is an end."""
         cls = type(self)
         with session(self._meta.database):
-            found = _look(cls).run(cls, {"id": self.id})
+            found = _look(cls).run({"id": self.id})
             if not found:
                 raise PresgenError(f"job {self.id} was deleted")
             ((stored, deleted_at),) = found
@@ -169,7 +169,7 @@ class Controllable:
         """
         cls, before = type(self), self.status
         with session(self._meta.database):
-            written = next(iter(change.instances(cls, {"id": self.id})), None)
+            written = next(iter(change.instances({"id": self.id})), None)
             now = written or cls.get_by_id(self.id)
         if written is None and now.status is not unless:
             state = now.status if now.deleted_at is None else f"{now.status} and deleted"

@@ -30,7 +30,7 @@ from ..rows import Reading
 from ..status import RUNNING, JobStatus
 from ..validation import argument, between, number, positive
 from .outcomes import leased
-from .written import Row, Shape, Write, fitting, guard_values, guarded, shape_of, template
+from .written import Guard, Row, Shape, Write, guarded, has_worker, shape_of, statement_for, template
 
 logger = logging.getLogger("database")
 
@@ -45,7 +45,7 @@ _TELLING: Final = ("error_message", "run_at", "s3_video_path")
 
 
 Outcome = Callable[[Any, Row], Row]
-"""What a verb makes of the given values of a model's row."""
+"""What a verb makes of the given values of a model's row; a module's function, by which its statement is kept."""
 
 
 def log_job_status_change(job_id: int, old_status: JobStatus, new_status: JobStatus) -> None:
@@ -73,7 +73,7 @@ def _fenced_write(
     model: Any, given: Shape, outcome: Outcome, guard: Shape, cancelled: bool, extends_lease: bool
 ) -> Write:
     row = model.touched(outcome(model, template(model, given)))
-    row |= leased(model) if extends_lease else {}
+    row |= leased(model) if extends_lease and has_worker(guard) else {}
     return Write(model, row, where=guarded(model, guard) & model.cancel_requested_at.is_null(not cancelled))
 
 
@@ -108,8 +108,8 @@ class Fenced:
         """The running job as the database has it, if it still is in that worker's hand; else None."""
         job_id, worker = cls.id.clean_value(job_id), cls.worker.clean_value(worker)
         attempt = cls.attempt.clean_value(attempt)
-        claim = {cls.id: job_id, cls.worker: worker, cls.attempt: attempt}
-        for job in _held(cls, shape_of(claim)).instances(cls, guard_values(claim)):
+        claim = Guard({cls.id: job_id, cls.worker: worker, cls.attempt: attempt})
+        for job in _held(cls, claim.shape).instances(claim.values):
             job.claim_token = (worker, attempt)
             return job
         return None
@@ -139,9 +139,8 @@ class Fenced:
         whose cancellation was asked for, else for the others.
         """
         cls = type(self)
-        guard = {**self.fence(), cls.status: self.status}
-        extends_lease = extends_lease and self.holder()[0] is not None
-        write = fitting(_fenced_write, cls, given, outcome, shape_of(guard), cancelled, extends_lease)
+        guard = Guard({**self.fence(), cls.status: self.status})
+        write = statement_for(_fenced_write, cls, shape_of(given), outcome, guard.shape, cancelled, extends_lease)
         change = (self.status, {**write.row, **given}.get(cls.status, self.status))
 
         def applied_before() -> Row | None:
@@ -150,7 +149,7 @@ class Fenced:
 
         try:
             written = self.execute_fenced(
-                lambda: write.run(cls, given, guard, lease_seconds=self.lease_seconds),
+                lambda: write.run(given, lease_seconds=self.lease_seconds, **guard.values),
                 applied_before,
                 may_be_applied=self.unknown_change == change,
             )

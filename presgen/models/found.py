@@ -11,7 +11,7 @@ import peewee as pw
 from ..compiled import compiled
 from ..encrypted import Sealable
 from ..rows import Reading
-from .written import Row, Shape, guard_values, guarded, shape_of
+from .written import Guard, Row, Shape, guarded
 
 _COMPARABLE: Final = (str, int, float, datetime)
 
@@ -25,7 +25,8 @@ def _having(model: Any, wanted: Shape) -> Reading:
 
 def find(model: Any, wanted: Row) -> Any:
     """The first instance that has these values; raises DoesNotExist."""
-    for found in _having(model, shape_of(wanted)).instances(model, guard_values(wanted)):
+    guard = Guard(wanted)
+    for found in _having(model, guard.shape).instances(guard.values):
         return found
     raise model.DoesNotExist(f"there is no such {model.__name__}")
 

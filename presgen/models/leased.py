@@ -15,7 +15,7 @@ from ..status import RUNNING, JobStatus
 from ..validation import LONG_TEXT_MAX, argument, flag
 from .fenced import Fenced, Outcome, in_seconds
 from .outcomes import as_given, delayed, into_status, leased, released
-from .written import Row, Shape, Write, fitting, guarded, shape_of, template
+from .written import Guard, Row, Shape, Write, guarded, has_worker, shape_of, statement_for, template
 
 # A lease survives two heartbeats that are late or lost.
 HEARTBEATS_PER_LEASE: Final = 3
@@ -38,7 +38,7 @@ _MEASURED: Final = frozenset(
 @compiled
 def _sign_of_life(model: Any, given: Shape, guard: Shape) -> Write:
     row = model.touched(template(model, given))
-    row |= {} if ("worker", None) in guard else leased(model)
+    row |= leased(model) if has_worker(guard) else {}
     condition = guarded(model, guard) & model.status.in_(RUNNING)
     return Write(model, row, where=condition, also_read=(model.lease_expires_at, model.cancel_requested_at))
 
@@ -101,9 +101,9 @@ class Leased(Fenced):
             yield self
 
     def _give_sign_of_life(self: Any, row: Row) -> Row:
-        cls, guard = type(self), self.fence()
-        write = fitting(_sign_of_life, cls, row, shape_of(guard))
-        written: Row = self.execute_fenced(lambda: write.run(cls, row, guard, lease_seconds=self.lease_seconds))
+        guard = Guard(self.fence())
+        write = statement_for(_sign_of_life, type(self), shape_of(row), guard.shape)
+        written: Row = self.execute_fenced(lambda: write.run(row, lease_seconds=self.lease_seconds, **guard.values))
         return written
 
     def complete(self: Any, s3_video_path: str, **columns: Any) -> None:

@@ -19,7 +19,7 @@ from ..errors import ConstraintViolation, DatabaseBusy, ValidationError
 from ..rows import Reading
 from ..status import UNFINISHED
 from ..validation import argument, function, mapping, several
-from .written import Shape, shape_of, template
+from .written import Shape, shape_of, statement_for, template
 
 _INSERTED_AT_ONCE: Final = 500
 _ROWS_PER_REPORT: Final = 10_000
@@ -61,9 +61,8 @@ class Queueable:
         """
         given = (owner, voice_clone, s3_pptx_path, priority, run_at, max_attempts, idempotency_key)
         row = cls.filled(cls.cleaned(dict(zip(_ENQUEUED, given, strict=True))))
-        has_sql = any(isinstance(value, pw.Node) for value in row.values())
-        insert = (_insert.build if has_sql else _insert)(cls, shape_of(row), idempotency_key is not None)
-        add = partial(insert.instances, cls, {field.name: value for field, value in row.items()})
+        insert = statement_for(_insert, cls, shape_of(row), idempotency_key is not None)
+        add = partial(insert.instances, {field.name: value for field, value in row.items()})
         with session(cls._meta.database):
             if idempotency_key is None:
                 return add()[0]

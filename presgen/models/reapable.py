@@ -39,9 +39,9 @@ class Reapable:
         The lost attempt counts: they go to PENDING with a backoff, to FAILED when no attempt is left, or to
         CANCELLED when that was asked for.
         """
-        if not _expired(cls).run(cls, {}):  # to look takes a quarter of the time
+        if not _expired(cls).run():  # to look takes a quarter of the time
             return 0
-        jobs = [(job_id, cls.status.python_value(status)) for job_id, status in _reap(cls).run(cls, {})]
+        jobs = [(job_id, cls.status.python_value(status)) for job_id, status in _reap(cls).run()]
         for job_id, status in jobs:
             logger.info("Job %s status changed: its lease expired -> %s", job_id, status)
         return len(jobs)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import Enum
 from functools import reduce
 from operator import and_
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import peewee as pw
 
@@ -17,7 +17,10 @@ Row = dict[Any, Any]
 Shape = tuple[tuple[str, Any], ...]
 """The fields of a row by name, each with a constant or SQL that is part of the text, or BOUND."""
 
+Built = TypeVar("Built")
+
 BOUND: Final = object()
+# A row may set what its guard compares: the status.
 _GUARD: Final = "stored "
 # What follows from a row depends on these; there are few of them.
 _CONSTANTS: Final = (type(None), Enum, pw.Node)
@@ -39,15 +42,23 @@ def guarded(model: Any, shape: Shape) -> Any:
     return reduce(and_, (_has(model._meta.fields[name], value) for name, value in shape))
 
 
-def guard_values(row: Row) -> dict[str, Any]:
-    """The values of a condition that `guarded()` gives."""
-    return {_GUARD + field.name: value for field, value in row.items()}
-
-
 def _has(field: Any, value: Any) -> Any:
     if value is None:
         return field.is_null()
     return field == (Parameter(_GUARD + field.name) if value is BOUND else value)
+
+
+class Guard:
+    """The values that a stored row has to have for a statement to find it, apart in what shapes and what is bound."""
+
+    def __init__(self, row: Row) -> None:
+        self.shape = shape_of(row)
+        self.values = {_GUARD + field.name: value for field, value in row.items()}
+
+
+def has_worker(guard: Shape) -> bool:
+    """Whether the guard is that of a job in a worker's hand."""
+    return dict(guard).get("worker", BOUND) is not None
 
 
 class Write:
@@ -63,11 +74,10 @@ class Write:
         query = pw.ModelInsert(model, row) if where is None else pw.ModelUpdate(model, row).where(where)
         self._statement = Statement(model, query.returning(*self._read_back))
 
-    def run(self, model: Any, given: Row, guard: Row, **values: Any) -> Row | None:
-        """The row as it was written; None if there is none that the guard lets through."""
+    def run(self, given: Row, **values: Any) -> Row | None:
+        """The row as it was written; `values` are those of the guard, and more. None if the guard lets none pass."""
         values |= {field.name: value for field, value in given.items()}
-        values |= guard_values(guard)
-        for written in self._statement.run(model, values):
+        for written in self._statement.run(values):
             read = {field: field.python_value(value) for field, value in zip(self._read_back, written, strict=True)}
             return {**self._known, **given, **read}
         return None
@@ -77,19 +87,31 @@ def _is_computed(value: Any) -> bool:
     return isinstance(value, pw.Node) and not isinstance(value, Parameter)
 
 
-def fitting(write: compiled[Write], model: Any, given: Row, *shape: Any) -> Write:
-    """The statement that writes a row of that shape; one with SQL of the caller's is compiled for this time alone."""
-    has_sql = any(isinstance(value, pw.Node) for value in given.values())
-    return (write.build if has_sql else write)(model, shape_of(given), *shape)
+def statement_for(statement: compiled[Built], model: Any, *shape: Any) -> Built:
+    """The statement of that shape; one with SQL of the caller's is compiled for this time alone."""
+    rows = (part for part in shape if type(part) is tuple)
+    has_sql = any(isinstance(value, pw.Node) for row in rows for _, value in row)
+    return (statement.build if has_sql else statement)(model, *shape)
 
 
 @compiled
-def _write(model: Any, given: Shape, guard: Shape | None) -> Write:
-    row = model.derived(template(model, given), creating=guard is None)
-    return Write(model, row, where=None if guard is None else guarded(model, guard))
+def _insert(model: Any, given: Shape) -> Write:
+    return Write(model, model.derived(template(model, given), creating=True))
 
 
-def write_row(model: Any, given: Row, *, guard: Row | None = None) -> Row | None:
-    """Insert a row of clean values, or update the one that has the values of the guard; gives it as it was written."""
-    write = fitting(_write, model, given, None if guard is None else shape_of(guard))
-    return write.run(model, given, guard or {})
+@compiled
+def _update(model: Any, given: Shape, guard: Shape) -> Write:
+    return Write(model, model.derived(template(model, given), creating=False), where=guarded(model, guard))
+
+
+def insert_row(model: Any, given: Row) -> Row:
+    """Insert a row of clean values; gives it as it was written."""
+    written = statement_for(_insert, model, shape_of(given)).run(given)
+    assert written is not None
+    return written
+
+
+def update_row(model: Any, given: Row, stored: Row) -> Row | None:
+    """Update the row that has the `stored` values with clean ones; gives it as it was written, None without one."""
+    guard = Guard(stored)
+    return statement_for(_update, model, shape_of(given), guard.shape).run(given, **guard.values)
