@@ -48,10 +48,11 @@ def default_name(pid: int) -> str:
 
 
 class Worker:
-    """Calls `handler(job)` for the jobs of the queue, `concurrency` at a time, each in a thread and a context of its own.
+    """Calls `handler(job)` for the jobs of the queue, `concurrency` at a time, each in a thread and context of its own.
 
-    A thread takes another job afterwards, so what a handler leaves in a `threading.local` stays there. The handler ends its job with `job.complete(…)`; an exception fails the attempt, and so does returning
-    without an end, or, in run(), none within `timeout`. Durations are seconds or timedeltas. `grace` is how long jobs
+    The handler ends its job with `job.complete(…)`; an exception fails the attempt, and so does returning
+    without an end, or, in run(), none within `timeout`. Its thread takes another job afterwards: what it leaves in a
+    `threading.local` stays there. Durations are seconds or timedeltas. `grace` is how long jobs
     in hand may go on after `stop()` or a signal. `fair` and `max_per_owner` are those of PresentationJob.claim().
     """
 
