@@ -29,6 +29,8 @@ Built = TypeVar("Built")
 NOW: Final = "now"
 """The name of the moment at which a statement runs, among its values."""
 NOTHING: Final[Values] = {}
+_SHAPE_STATEMENTS: Final = ("select", "alive", "filled", "timed", "touched", "derived", "server_time")
+_LIBRARIES: Final = ("presgen", "peewee", "playhouse")
 SHAPES_MAX: Final = 500
 """How many statements of one kind are kept for a database, before they are written anew."""
 
@@ -77,8 +79,8 @@ class Parameter(pw.ColumnBase):
 class Statement:
     """A query's SQL for the database that its model is bound to, and what makes its parameters."""
 
-    def __init__(self, model: Any, query: Any) -> None:
-        self.model = model
+    def __init__(self, model: Any, query: Any, *, needs_session: bool = True) -> None:
+        self.model, self._needs_session = model, needs_session
         context = require_database(model._meta.database).get_sql_context(is_compiled=True)
         self.sql, parameters = context.sql(query).query()
         self._parameters: list[Any] = parameters
@@ -96,16 +98,26 @@ class Statement:
         return parameters
 
     def run(self, values: Values = NOTHING) -> list[Any]:
-        """The rows that the statement gives, as the driver gives them; in a session of its own where there is none."""
+        """The rows that the statement gives, as the driver gives them.
+
+        Where there is no session it has one of its own, unless it needs none: then it connects as Peewee's own do.
+        """
         rows, _ = self.fetch(values)
         return rows
 
     def fetch(self, values: Values = NOTHING) -> tuple[list[Any], bool]:
         """The rows that run() gives, and whether it is certain that all their moments are in UTC."""
         database, parameters = self.model._meta.database, self.parameters(values)
-        with nullcontext() if getattr(database, "lends_per_statement", False) else session(database):
+        connects_itself = not self._needs_session or getattr(database, "lends_per_statement", False)
+        with nullcontext() if connects_itself else session(database):
             cursor = database.execute_sql(self.sql, parameters)
             return cursor.fetchall(), getattr(cursor, "is_in_utc", False)
+
+
+def _speaks_for_itself(model: Any) -> bool:
+    """Whether the model's part in a statement is presgen's own: somebody else's may be another one each time."""
+    methods = (getattr(model, name, None) for name in _SHAPE_STATEMENTS)
+    return all(getattr(method, "__module__", "presgen").partition(".")[0] in _LIBRARIES for method in methods)
 
 
 class compiled(Generic[Built]):
@@ -125,11 +137,15 @@ class compiled(Generic[Built]):
         of_database, built = self._latest  # a look at the weak dictionary takes longer than the rest
         if of_database() is not model._meta.database or not built:
             built = self._built_for(require_database(model._meta.database))
-        found = built.get((model, shape))
+        meta = model._meta
+        key = model, meta.schema, meta.table_name, len(meta.sorted_fields), shape
+        found = built.get(key)
         if found is None:
-            if len(built) >= SHAPES_MAX:
-                built.clear()
-            found = built[model, shape] = self.build(model, *shape)
+            found = self.build(model, *shape)
+            if _speaks_for_itself(model):
+                if len(built) >= SHAPES_MAX:
+                    built.clear()
+                built[key] = found
         return found
 
     def _built_for(self, database: Any) -> dict[Any, Built]:

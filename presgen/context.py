@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ContextDecorator, contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -69,6 +69,12 @@ class Session:
         if _INNERMOST.get() is self:
             _INNERMOST.set(self.outer)
         self._end_if_unused()
+
+    def forget(self) -> None:
+        """End it without giving anything back, when it could get no connection."""
+        self.is_over = True
+        if _INNERMOST.get() is self:
+            _INNERMOST.set(self.outer)
 
     def _end_if_unused(self) -> None:
         if not self._lock.acquire(blocking=False):
@@ -154,6 +160,10 @@ class InUse:
 class Contextual:
     """A database whose connection in hand is its context's session's, or else its thread's."""
 
+    def is_idle(self) -> bool:
+        """Whether no transaction is open, as the driver says: one may be begun behind peewee's back."""
+        raise AssertionError(f"{type(self).__name__} does not say")
+
     lends_per_statement = False
     """Whether a statement outside of sessions gives its connection back."""
 
@@ -181,7 +191,7 @@ def require_database(database: Any) -> Any:
     return database
 
 
-class session(AbstractContextManager[Any]):
+class session(AbstractContextManager[Any], ContextDecorator):
     """Hold one connection of `database` for the block.
 
     Inside another session that has one it is that one's; the outermost gives the connection back. Raises PoolTimeout or
@@ -190,25 +200,38 @@ class session(AbstractContextManager[Any]):
 
     def __init__(self, database: Any) -> None:
         self._database = database
-        self._own: Session | None = None
+        self._own: list[Session | None] = []
+        """What its blocks have begun, of which there are several when it is entered again."""
+
+    def _recreate_cm(self) -> session:
+        return session(self._database)
 
     def __enter__(self) -> Any:
         require_database(self._database)
         if _has_connection(self._database):
             self._database.connect(reuse_if_open=True)
-            return self._database
-        self._own = Session(self._database)
-        self._own.begin()
+            self._own.append(None)
+        else:
+            self._own.append(self._begun())
+        return self._database
+
+    def _begun(self) -> Session:
+        own = Session(self._database)
+        own.begin()
         try:
             self._database.connect()
         except BaseException:
-            self._own.end()
+            if own.state.closed:
+                own.forget()  # of another library's database the connection may be somebody else's
+            else:
+                own.end()
             raise
-        return self._database
+        return own
 
     def __exit__(self, *_: object) -> None:
-        if self._own is not None:
-            self._own.end()
+        own = self._own.pop()
+        if own is not None:
+            own.end()
 
 
 def begin_lazily(database: Any) -> Session:
@@ -238,7 +261,7 @@ def _has_connection(database: Any) -> bool:
     around = session_of(database)
     if around is not None:
         return around.keeps_connection or not around.state.closed
-    return not (database.is_closed() or is_coroutine())
+    return not database.is_closed() and not (isinstance(database, Contextual) and is_coroutine())
 
 
 def is_coroutine() -> bool:
@@ -267,6 +290,11 @@ def contained(database: Any) -> Iterator[None]:
         elif not had_transaction and not database.is_closed():
             _forget_transactions(database)
             database.rollback()
+
+
+def has_committed(database: Any) -> bool:
+    """Whether it is certain that nothing of what this context has written can be undone."""
+    return not database.in_transaction() and isinstance(database, Contextual) and database.is_idle()
 
 
 def give_back(database: Any) -> None:

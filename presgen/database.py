@@ -233,6 +233,10 @@ class PostgresPool(Observed, Checkout):
     def savepoint(self) -> Any:
         return Savepoint(self)
 
+    def is_idle(self) -> bool:
+        state = self._state
+        return bool(state.closed or state.conn.get_transaction_status() == TRANSACTION_STATUS_IDLE)
+
     @contextmanager
     def answering_within(self, seconds: float) -> Iterator[None]:
         """Give the server so long for each answer to this thread, whatever the configuration allows."""

@@ -16,6 +16,8 @@ from .errors import JobCancelled, LeaseLost, PresgenError
 
 logger = logging.getLogger("presgen.worker")
 
+_START_AGAIN_SECONDS: Final = 1.0
+
 
 class Heartbeat:
     """Calls `beat()` every so many seconds until the block ends, or until the job is lost or cancelled.
@@ -52,8 +54,9 @@ class Heartbeat:
         """Start to beat, unless the block has ended."""
         with self._starting:
             if not self._done.is_set():
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
 
     def _run(self) -> None:
         while not self._done.is_set():
@@ -97,7 +100,11 @@ class _Starter:
     def _run(self) -> None:
         while True:
             for heartbeat in self._wait():
-                heartbeat.start()
+                try:
+                    heartbeat.start()
+                except RuntimeError as error:  # there are too many threads for another one
+                    logger.warning("%s; trying again", error)
+                    self.start_at(time.monotonic() + _START_AGAIN_SECONDS, heartbeat)
 
     def _wait(self) -> list[Heartbeat]:
         """Wait for heartbeats that are due; they are no longer expected."""

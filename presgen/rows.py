@@ -36,7 +36,7 @@ class Reader:
         # Psycopg2's moments are in the session's time zone, nearly always UTC: to look is cheaper than to convert.
         self._moments = [field.name for field in left if is_psycopg2 and isinstance(field, MomentField)]
         self._converters = [(field.name, field.python_value) for field in left if field.name not in self._moments]
-        self._has_own_init = not getattr(model.__init__, "only_checks_names", False)
+        self._has_own_init = model.__init__ is not getattr(model, "init_that_only_checks", None)
 
     def __call__(self, rows: Iterable[Fetched], *, is_in_utc: bool = False) -> list[Any]:
         """The instances of rows; moments need no look where they are in UTC."""
@@ -108,8 +108,8 @@ def with_many(ones: list[One], many: Iterable[Any], key: Any) -> list[One]:
 class Reading(Statement):
     """A statement whose rows are those of a model, and begin with its columns."""
 
-    def __init__(self, model: Any, query: Any) -> None:
-        super().__init__(model, query)
+    def __init__(self, model: Any, query: Any, *, needs_session: bool = True) -> None:
+        super().__init__(model, query, needs_session=needs_session)
         self.read = reader_of(model)
 
     def instances(self, values: Values = NOTHING) -> list[Any]:

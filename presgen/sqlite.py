@@ -189,6 +189,9 @@ class SqliteFile(Observed, pw.SqliteDatabase):
     def commit(self) -> None:
         translated(super().commit)
 
+    def is_idle(self) -> bool:
+        return self.is_closed() or not self._connection().in_transaction
+
     def rollback(self) -> None:
         """Roll back; without a transaction this is no error, as on PostgreSQL."""
         connection: Any = None if self.is_closed() else super().connection()  # type: ignore[no-untyped-call]

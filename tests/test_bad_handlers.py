@@ -320,6 +320,25 @@ def test_a_transaction_that_a_handler_left_open_swallows_no_end(
     assert stored(after).status is JobStatus.COMPLETED
 
 
+@pytest.mark.parametrize("begin", ["database", "statement"])
+def test_a_completion_that_a_handler_undoes_by_hand_is_none(
+    db: DatabaseManager, job: PresentationJob, begin: str
+) -> None:
+    def handler(job: PresentationJob) -> None:
+        with db.session() as database:
+            database.begin() if begin == "database" else database.execute_sql("BEGIN")
+            try:
+                job.complete(s3_video_path="/v.mp4")
+                raise ValueError("upload failed")
+            except ValueError:
+                database.rollback()
+                raise
+
+    Worker(db, handler).run_once()
+    now = stored(job)
+    assert (now.status, now.error_message) == (JobStatus.PENDING, "ValueError: upload failed")
+
+
 def test_a_handler_that_binds_the_models_elsewhere_leaves_its_job_to_the_lease(
     db: DatabaseManager, job: PresentationJob
 ) -> None:

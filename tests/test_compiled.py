@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import uuid
 from collections.abc import Iterator
+from contextvars import ContextVar
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 
 from presgen import MODELS, DatabaseManager, JobStatus, PresentationJob, User, VoiceClone, compiled, queries
 from presgen.compiled import Parameter, Statement
-from presgen.errors import ConfigurationError
+from presgen.errors import ConfigurationError, PresgenError
 from presgen.models import fenced
 from presgen.models import written as written_rows
 
@@ -124,8 +128,8 @@ def written(monkeypatch: pytest.MonkeyPatch, db: DatabaseManager) -> list[str]:
     texts: list[str] = []
     init = Statement.__init__
 
-    def counted(self: Statement, model: Any, query: Any) -> None:
-        init(self, model, query)
+    def counted(self: Statement, model: Any, query: Any, **options: Any) -> None:
+        init(self, model, query, **options)
         texts.append(self.sql)
 
     monkeypatch.setattr(Statement, "__init__", counted)
@@ -216,6 +220,74 @@ def test_statements_are_kept_up_to_a_bound(user: User, written: list[str], monke
     assert [text.startswith("UPDATE") for text in written].count(True) > 4
 
 
+_TENANT: ContextVar[int] = ContextVar("a tenant of the test's", default=0)
+
+
+class _TenantsClone(VoiceClone):
+    """A model whose queries depend on who asks."""
+
+    class Meta:
+        table_name = "voice_clones"
+
+    @classmethod
+    def select(cls, *fields: Any) -> Any:
+        return super().select(*fields).where(cls.owner == _TENANT.get())
+
+
+def test_a_model_that_says_another_thing_each_time_is_compiled_each_time(user: User, voice: VoiceClone) -> None:
+    with _TenantsClone.bind_ctx(User._meta.database):
+        _TENANT.set(user.id)
+        assert _TenantsClone.get_by_id(voice.id).name == voice.name
+        _TENANT.set(user.id + 1)
+        with pytest.raises(_TenantsClone.DoesNotExist):
+            _TenantsClone.get_by_id(voice.id)
+        _TENANT.set(user.id)
+        assert _TenantsClone.get_or_none(name=voice.name) is not None
+
+
+def test_an_overridden_get_is_asked_for_ids_too(user: User) -> None:
+    class Careful(User):
+        class Meta:
+            table_name = "users"
+
+        @classmethod
+        def get(cls, *query: Any, **filters: Any) -> Any:
+            return super().get(*query, cls.is_active, **filters)
+
+    with Careful.bind_ctx(User._meta.database):
+        assert Careful.get_by_id(user.id).name == user.name
+        User.update(is_active=False).where(User.id == user.id).execute()
+        with pytest.raises(Careful.DoesNotExist):
+            Careful.get_by_id(user.id)
+
+
+def test_a_table_that_is_renamed_is_another_one(db: DatabaseManager, user: User) -> None:
+    assert User.get_by_id(user.id) == user
+    User._meta.set_table_name("nobody")
+    try:
+        with pytest.raises(PresgenError, match="nobody"):
+            User.get_by_id(user.id)
+    finally:
+        User._meta.set_table_name("users")
+    assert User.get_by_id(user.id) == user
+
+
+def test_the_columns_that_are_read_back_are_in_the_order_of_the_fields(user: User, written: list[str]) -> None:
+    User.create(name="x")
+    (insert,) = (text for text in written if text.startswith("INSERT"))
+    back = re.findall(r'"(\w+)"', insert.partition(" RETURNING ")[2])
+    names = [field.column_name for field in User._meta.sorted_fields]
+    assert [name for name in names if name in back] == [name for name in back if name != "users"]
+
+
+def test_a_start_that_follows_from_the_end_is_shown(user: User, voice: VoiceClone) -> None:
+    job = PresentationJob.create(
+        owner=user, voice_clone=voice, s3_pptx_path="/x", status="completed", s3_video_path="/v", completed_at=MOMENT
+    )
+    assert job.started_at == job.completed_at == MOMENT
+    assert job.__data__ == PresentationJob.get_by_id(job.id).__data__
+
+
 def test_each_database_has_its_own(db: DatabaseManager, user: User, tmp_path: Any) -> None:
     assert User.get_by_id(user.id).name == "Ada"
     with DatabaseManager(f"sqlite:///{tmp_path / 'other.db'}") as other:
@@ -228,12 +300,13 @@ def test_each_database_has_its_own(db: DatabaseManager, user: User, tmp_path: An
 @pytest.fixture
 def stock() -> Iterator[pw.SqliteDatabase]:
     """A database of Peewee's own in memory, as tests swap it in; it forgets everything when it is closed."""
-    database = pw.SqliteDatabase("file:presgen-stock?mode=memory&cache=shared", uri=True)
+    database = pw.SqliteDatabase(f"file:stock-{uuid.uuid4()}?mode=memory&cache=shared", uri=True)
     keeper = database._connect()
     with database.bind_ctx(MODELS, bind_refs=False, bind_backrefs=False):
         with database.connection_context():
             database.create_tables(MODELS)
         yield database
+    database.close()
     keeper.close()
 
 
@@ -244,7 +317,22 @@ def test_models_work_on_a_database_of_peewees_own(stock: pw.SqliteDatabase) -> N
     assert User.get(User.email == "ada@example.com").name == "Grace"
     assert User.get_by_id(user.id).__data__ == user.__data__
     assert [found.voice_clones for found in queries.get_users_with_voice_clones()] == [[]]
-    assert stock.is_closed()
+
+
+def test_a_stock_connection_that_is_open_serves_coroutines_and_stays_open(stock: pw.SqliteDatabase) -> None:
+    async def read() -> str:
+        return str(User.get_by_id(1).name)
+
+    with stock.connection_context(), stock.atomic():
+        User.create(name="Ada")
+        assert asyncio.run(read()) == "Ada"
+        User.create(name="Grace")
+    assert User.select().count() == 2
+
+
+def test_a_read_without_a_session_connects_as_peewees_do(stock: pw.SqliteDatabase) -> None:
+    assert User.get_or_none(id=1) is None
+    assert not stock.is_closed()
 
 
 def test_models_without_a_database_say_so() -> None:

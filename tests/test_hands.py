@@ -102,3 +102,27 @@ def test_a_forked_child_starts_heartbeats_of_its_own() -> None:
         assert told.wait(10)
         child.join(10)
         assert child.exitcode == 0
+
+
+def test_a_thread_that_cannot_be_started_costs_no_other_heartbeat(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    beats: list[str] = []
+    refused: list[str] = []
+    start = threading.Thread.start
+
+    def start_but_the_first(thread: threading.Thread) -> None:
+        if thread.name.startswith("beat of") and not refused:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_but_the_first)
+    one, other = (
+        Heartbeat(lambda name=name: beats.append(name), every_seconds=0.05, name=f"beat of {name}")  # type: ignore[misc]
+        for name in ("one", "other")
+    )
+    with one, other:
+        wait_until(lambda: set(beats) == {"one", "other"})
+    assert len(refused) == 1
+    assert "can't start new thread" in caplog.text

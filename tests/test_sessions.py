@@ -447,3 +447,20 @@ def test_a_drivers_connection_stays_in_hand_for_the_session(pool: DatabaseManage
             assert in_use(pool) == 1
 
     asyncio.run(main())
+
+
+def test_a_session_decorates_functions_and_may_be_entered_again(pool: DatabaseManager) -> None:
+    @pool.session()
+    def names_in_a_session() -> list[str]:
+        assert in_use(pool) == 1
+        return names()
+
+    User.create(name="Ada")
+    assert names_in_a_session() == names_in_a_session() == ["Ada"]
+    again = pool.session()
+    with again, pool.database.atomic():
+        with again:
+            User.create(name="Grace")
+        User.create(name="Eve")
+        assert in_use(pool) == 1
+    assert names() == ["Ada", "Grace", "Eve"]

@@ -38,7 +38,8 @@ class BaseModel(signals.Model):
                 self.field_of(name)
         super().__init__(*arguments, **values)
 
-    __init__.only_checks_names = True  # type: ignore[attr-defined]  # which rows that are read have no need of
+    init_that_only_checks = __init__
+    """What rows that are read have no need of."""
 
     # One row
 
@@ -146,8 +147,8 @@ class BaseModel(signals.Model):
     @classmethod
     def get_by_id(cls, pk: Any) -> Any:
         """The row with that primary key; raises DoesNotExist."""
-        key = cls._meta.primary_key
-        return find(cls, {key: pk}) if can_be_bound(cls, key, pk) else super().get_by_id(pk)
+        key, is_own = cls._meta.primary_key, cls.get.__func__ is not BaseModel.get.__func__  # type: ignore[attr-defined]
+        return super().get_by_id(pk) if is_own or not can_be_bound(cls, key, pk) else find(cls, {key: pk})
 
     def delete_instance(self, recursive: bool = False, delete_nullable: bool = False) -> int:
         """Delete the row. The foreign keys' own rules cascade or refuse; peewee's recursion would go around them."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 import peewee as pw
 
 from ..compiled import compiled
-from ..context import session
+from ..context import has_committed, session
 from ..errors import (
     CommitUnknown,
     DatabaseBusy,
@@ -158,7 +158,7 @@ class Fenced:
             raise
         self.unknown_change = None
         self.take_over(written)
-        self.has_let_go = not (self.status.is_running or self._meta.database.in_transaction())
+        self.has_let_go = not self.status.is_running and has_committed(self._meta.database)
         self.forget_claim_if_pending()
         log_after_commit(self._meta.database, self.id, *change)
 

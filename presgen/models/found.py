@@ -20,7 +20,7 @@ _COMPARABLE: Final = (str, int, float, datetime)
 def _having(model: Any, wanted: Shape) -> Reading:
     query = model.select().where(guarded(model, wanted))
     is_one = any(name == model._meta.primary_key.name for name, _ in wanted)
-    return Reading(model, query if is_one else query.limit(1))
+    return Reading(model, query if is_one else query.limit(1), needs_session=False)
 
 
 def find(model: Any, wanted: Row) -> Any:

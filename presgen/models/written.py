@@ -66,10 +66,12 @@ class Write:
 
     def __init__(self, model: Any, row: Row, *, where: Any = None, also_read: Iterable[Any] = ()) -> None:
         self.row = row
-        unknown = {*also_read, *(field for field, value in row.items() if _is_computed(value))}
+        unknown = {field.name for field in also_read}
+        unknown |= {field.name for field, value in row.items() if _is_computed(field, value)}
         if where is None:
-            unknown.update(set(model._meta.sorted_fields) - row.keys())
-        self._read_back = sorted(unknown, key=model._meta.sorted_fields.index) or [model._meta.primary_key]
+            unknown |= {field.name for field in model._meta.sorted_fields if field not in row}
+        read_back = [field for field in model._meta.sorted_fields if field.name in unknown]
+        self._read_back = read_back or [model._meta.primary_key]
         self._known = {field: value for field, value in row.items() if not isinstance(value, pw.Node)}
         query = pw.ModelInsert(model, row) if where is None else pw.ModelUpdate(model, row).where(where)
         self._statement = Statement(model, query.returning(*self._read_back))
@@ -83,8 +85,9 @@ class Write:
         return None
 
 
-def _is_computed(value: Any) -> bool:
-    return isinstance(value, pw.Node) and not isinstance(value, Parameter)
+def _is_computed(field: Any, value: Any) -> bool:
+    """Whether the value is none of those that are given for the field."""
+    return isinstance(value, pw.Node) and not (isinstance(value, Parameter) and value.name == field.name)
 
 
 def statement_for(statement: compiled[Built], model: Any, *shape: Any) -> Built:
