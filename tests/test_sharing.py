@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from fixtures.programs import run_in_step
 
 from presgen import DatabaseManager, JobStatus, PresentationJob, User, ValidationError, VoiceClone, Worker
-from presgen.models.chosen import update_chosen
+from presgen.compiled import Statement
 
 Fill = Callable[..., User]
 
@@ -58,7 +59,7 @@ def test_a_cap_counts_what_is_running(fill: Fill) -> None:
 
 
 @pytest.mark.parametrize("options", [{"fair": True}, {"max_per_owner": 3}, {"fair": True, "max_per_owner": 3}])
-def test_a_shared_claim_obeys_the_rules_of_every_claim(fill: Fill, options: dict[str, object]) -> None:
+def test_a_shared_claim_obeys_the_rules_of_every_claim(fill: Fill, options: dict[str, Any]) -> None:
     fill("one", 4)
     jobs = list(PresentationJob.select().order_by(PresentationJob.id))
     jobs[0].cancel()
@@ -68,7 +69,7 @@ def test_a_shared_claim_obeys_the_rules_of_every_claim(fill: Fill, options: dict
 
 
 @pytest.mark.parametrize("options", [{"max_per_owner": 0}, {"max_per_owner": True}, {"limit": "1"}, {"limit": 0}])
-def test_nonsense_is_refused(db: DatabaseManager, options: dict[str, object]) -> None:
+def test_nonsense_is_refused(db: DatabaseManager, options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         PresentationJob.claim("w1", **options)
     assert caught.value.field in options
@@ -98,12 +99,12 @@ def test_a_cap_holds_while_another_claim_is_not_committed(db: DatabaseManager, f
 
 @pytest.mark.parametrize("options", [{"fair": True}, {"max_per_owner": 9}])
 def test_a_job_that_changes_while_it_is_ranked_is_looked_at_again(
-    postgresql: str, db: DatabaseManager, fill: Fill, options: dict[str, object]
+    postgresql: str, db: DatabaseManager, fill: Fill, options: dict[str, Any]
 ) -> None:
     """The claim ranks, waits for nothing, and finds the rows of a transaction that has just been committed."""
     owner = fill("one", 1)
     job = PresentationJob.get(PresentationJob.owner == owner)
-    sql, parameters = update_chosen_sql(options)
+    sql, parameters = claim_sql(options)
     change = "UPDATE presentation_jobs SET run_at = now() + interval '1 hour', deleted_at = now() WHERE id = %s"
     slow = sql.replace('FROM "ranked"', 'FROM "ranked", pg_sleep(0.6) AS pause', 1)
     assert slow != sql
@@ -113,11 +114,9 @@ def test_a_job_that_changes_while_it_is_ranked_is_looked_at_again(
     timer.join()
 
 
-def update_chosen_sql(options: dict[str, object]) -> tuple[str, list[object]]:
-    chosen, ctes = PresentationJob._due_by_owner(1, options.get("fair", False), options.get("max_per_owner"))
-    claim = update_chosen(PresentationJob, chosen, PresentationJob._taken("w1", 60.0), ctes=ctes)
-    sql, parameters = claim.returning(PresentationJob.id).sql()
-    return sql, parameters
+def claim_sql(options: dict[str, Any]) -> tuple[str, list[object]]:
+    claim = Statement(PresentationJob, PresentationJob._claim_query("fair" in options, "max_per_owner" in options))
+    return claim.sql, claim.parameters({"worker": "w1", "lease_seconds": 60.0, "limit": 1, **options})
 
 
 def change_elsewhere(db: DatabaseManager, statement: str, job_id: int) -> None:
