@@ -153,6 +153,37 @@ def test_hot_statements_use_their_indexes(many: DatabaseManager) -> None:
     assert "Seq Scan on presentation_jobs" not in claim
 
 
+def test_rows_are_found_by_their_indexes(many: DatabaseManager, user: User, voice: VoiceClone) -> None:
+    """Among enough other users, with jobs and voices of their own."""
+    others = [{"name": f"u{number}", "email": f"u{number}@example.com"} for number in range(2_000)]
+    User.insert_many(others).execute()
+    ids = [number for (number,) in User.select(User.id).where(User.id != user.id).tuples()]
+    clones = [{"name": "v", "s3_path": f"/{number}.wav", "owner": number} for number in ids]
+    VoiceClone.insert_many(clones).execute()
+    by_owner = {clone.owner_id: clone.id for clone in VoiceClone.select()}
+    rows = ({"owner": number, "voice_clone": by_owner[number], "s3_pptx_path": "/x.pptx"} for number in ids * 10)
+    PresentationJob.enqueue_many(rows)
+    many.database.execute_sql("ANALYZE")
+    seen: list[Any] = []
+    many.database.query_hooks.append(lambda event: seen.append((event.sql, event.params)))
+    is_sqlite = many.config.backend == "sqlite"
+    key = "INTEGER PRIMARY KEY" if is_sqlite else "{}_pkey"
+    for call, index in (
+        (lambda: PresentationJob.get_by_id(77), key.format("presentation_jobs")),
+        (lambda: User.get(email="u7@example.com"), "idx_users_email"),
+        # That of the composite key, (owner_id, id), which gives them in their order.
+        (lambda: queries.get_user_voice_clones(ids[7]), "autoindex_voice_clones" if is_sqlite else "owner_id_id"),
+        (lambda: queries.get_user_presentation_jobs(ids[7]), "idx_presentation_jobs_owner_status"),
+        (lambda: PresentationJob.get_by_id(77).history(), "idx_job_events_job"),
+    ):
+        seen.clear()
+        call()
+        sql, parameters = seen[-1]
+        explain = "EXPLAIN QUERY PLAN " if is_sqlite else "EXPLAIN "
+        plan = "\n".join(str(row[-1]) for row in many.database.execute_sql(explain + sql, parameters).fetchall())
+        assert index in plan, plan
+
+
 def test_a_claim_never_takes_more_than_its_limit(many: DatabaseManager) -> None:
     if many.config.backend != "sqlite":
         many.database.execute_sql("SET enable_hashjoin = off")

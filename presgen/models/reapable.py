@@ -9,6 +9,8 @@ import peewee as pw
 
 from ..clock import backoff_time
 from ..compiled import Statement, compiled
+from ..errors import ReadOnlyBlock
+from ..reading import reading_on
 from ..status import RUNNING, JobStatus
 from .chosen import update_chosen
 from .fenced import logger
@@ -39,6 +41,8 @@ class Reapable:
         The lost attempt counts: they go to PENDING with a backoff, to FAILED when no attempt is left, or to
         CANCELLED when that was asked for.
         """
+        if reading_on(cls._meta.database) is not None:
+            raise ReadOnlyBlock  # of which the look would not tell
         if not _expired(cls).run():  # to look takes a quarter of the time
             return 0
         jobs = [(job_id, cls.status.python_value(status)) for job_id, status in _reap(cls).run()]

@@ -83,6 +83,7 @@ WRITES: tuple[Callable[[], Any], ...] = (
     lambda: PresentationJob.enqueue_many([{"owner": 1, "voice_clone": 1, "s3_pptx_path": "/x.pptx"}]),
     lambda: User._meta.database.execute_sql("WITH gone AS (DELETE FROM users RETURNING id) SELECT * FROM gone"),
     lambda: User._meta.database.execute_sql("TRUNCATE users CASCADE"),
+    PresentationJob.reap,
     lambda: User._meta.database.execute_sql("SELECT hidden_write()"),
 )
 
