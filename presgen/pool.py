@@ -16,13 +16,14 @@ from typing import Any, Final
 import peewee as pw
 import psycopg2
 from playhouse.pool import PooledPostgresqlDatabase
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, register_type
 
 from .acting_cursor import ActingConnection
 from .config import DatabaseConfig
 from .context import Contextual, Session, session_of
 from .driver_errors import connect_failure, is_lost
 from .errors import PoolTimeout
+from .timestamps import TIMESTAMPTZ
 from .watchdog import Watchdog, break_off
 
 logger = logging.getLogger("database")
@@ -193,6 +194,7 @@ class Checkout(Contextual, PooledPostgresqlDatabase):
         try:
             connection = psycopg2.connect(**self.config.connect_parameters(), connection_factory=ActingConnection)
             connection.autocommit, connection.database = True, self
+            register_type(TIMESTAMPTZ, connection)
             return connection
         except psycopg2.Error as error:
             failure = connect_failure(error, self.config.safe_url)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import peewee as pw
+import psycopg2
 import pytest
 from fixtures.rows import Enqueue
 from playhouse import signals
@@ -66,6 +68,34 @@ def test_moments_are_in_utc_whatever_the_session_says(
         database.execute_sql("RESET TIME ZONE")
     assert found == [MOMENT, MOMENT.replace(month=1)]
     assert [at.tzinfo for at in found] == [timezone.utc, timezone.utc]
+
+
+MOMENTS = (
+    *("2026-11-26 12:00:00.123456+00", "2026-07-01 00:00:00+02", "0001-01-01 00:00:00+00", "1890-01-01 00:00:00+00"),
+    *("9999-12-31 23:59:59.999999+00", "infinity", "-infinity", "1969-12-31 23:59:59.9+00"),
+)
+
+
+@pytest.mark.parametrize("style", ["ISO", "SQL, DMY", "German", "Postgres"])
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "Europe/Amsterdam", "America/St_Johns"])
+def test_moments_are_read_as_psycopg2_reads_them(postgresql: str, db: DatabaseManager, zone: str, style: str) -> None:
+    settings = f"SET TIME ZONE '{zone}'; SET datestyle = '{style}'"
+    query = "SELECT %s::timestamptz"
+
+    def outcome(cursor: Any, text: str) -> Any:
+        cursor.execute(query, (text,))
+        try:
+            ((found,),) = cursor.fetchall()
+        except (ValueError, psycopg2.Error) as error:
+            return type(error)
+        return found, found.utcoffset()
+
+    with db.session() as database, closing(psycopg2.connect(database.config.url)) as plain:
+        mine, theirs = database.connection().cursor(), plain.cursor()
+        for cursor in (mine, theirs):
+            cursor.execute(settings)
+        assert [outcome(mine, text) for text in MOMENTS] == [outcome(theirs, text) for text in MOMENTS]
+        mine.execute("RESET TIME ZONE; RESET datestyle")
 
 
 def test_rows_of_other_programs_are_read_as_peewee_reads_them() -> None:
