@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ def machine(server: EmbeddedServer, settings: Mapping[str, str]) -> dict[str, st
     found = {name: version_of(name) for name in _LIBRARIES}
     return {
         "command": " ".join(["python -m benchmarks", *map(shlex.quote, sys.argv[1:])]),
+        "commit": _commit(),
         "processor": _processor(),
         "cores": str(os.cpu_count()),
         "load at the end": f"{os.getloadavg()[1]:.1f}",
@@ -39,6 +42,13 @@ def machine(server: EmbeddedServer, settings: Mapping[str, str]) -> dict[str, st
         "settings": ", ".join(f"{name} = {value}" for name, value in settings.items()),
         "libraries": ", ".join(f"{name} {version or '(not installed)'}" for name, version in found.items()),
     }
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    with suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return "unknown"
 
 
 def _processor() -> str:
