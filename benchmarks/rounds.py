@@ -139,6 +139,7 @@ def _timed(one: Contender, numbers: dict[str, int], calls: int) -> tuple[float, 
     numbers[one.name] = first + calls
     one.reset()
     gc.collect()
+    gc.freeze()  # what all the peers' libraries consist of, which no program has together
     work = one.work
     with one.around():
         began, cpu_began = time.perf_counter(), time.process_time()
