@@ -134,10 +134,10 @@ class compiled(Generic[Built]):
         self._latest: tuple[Callable[[], Any], dict[Any, Built]] = (lambda: None, {})
 
     def __call__(self, model: Any, *shape: Any) -> Built:
-        of_database, built = self._latest  # a look at the weak dictionary takes longer than the rest
-        if of_database() is not model._meta.database or not built:
-            built = self._built_for(require_database(model._meta.database))
         meta = model._meta
+        of_database, built = self._latest  # a look at the weak dictionary takes longer than the rest
+        if meta.database is None or of_database() is not meta.database:  # the latest may be gone, and None as well
+            built = self._built_for(require_database(meta.database))
         key = model, meta.schema, meta.table_name, len(meta.sorted_fields), shape
         found = built.get(key)
         if found is None:

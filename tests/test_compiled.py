@@ -17,6 +17,7 @@ from presgen import MODELS, DatabaseManager, JobStatus, PresentationJob, User, V
 from presgen.compiled import Parameter, Statement
 from presgen.errors import ConfigurationError, PresgenError
 from presgen.models import fenced
+from presgen.models import found as finding
 from presgen.models import written as written_rows
 
 MOMENT = datetime(2026, 7, 1, 12, 30, 15, 123456, tzinfo=timezone(timedelta(hours=2)))
@@ -339,6 +340,17 @@ def test_models_without_a_database_say_so() -> None:
     for call in (lambda: User.get_by_id(1), lambda: User(name="x").save(), queries.get_presentation_jobs):
         with pytest.raises(ConfigurationError, match="DatabaseManager"):
             call()
+
+
+def test_models_say_so_too_when_their_latest_database_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with DatabaseManager("sqlite:///:memory:") as manager:
+        manager.migrate()
+        assert User.get_or_none(id=1) is None
+    _, built = finding._having._latest
+    assert built
+    monkeypatch.setattr(finding._having, "_latest", (lambda: None, built))  # as a weak reference is to what is gone
+    with pytest.raises(ConfigurationError, match="DatabaseManager"):
+        User.get_by_id(1)
 
 
 def test_rows_are_found_by_equal_values(user: User, statements: list[str]) -> None:
