@@ -83,7 +83,7 @@ def footprint(bench: Bench) -> Iterator[Row]:
 
 
 def _said_by(code: str) -> str:
-    # Installed packages are compiled. A checkout is not where Python may write no bytecode, and would be anew each time.
+    # Installed packages are compiled; a checkout is not, where Python may write no bytecode, and would be each time.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     command = [sys.executable, "-c", code]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
