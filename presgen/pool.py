@@ -18,11 +18,11 @@ import psycopg2
 from playhouse.pool import PooledPostgresqlDatabase
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, register_type
 
-from .acting_cursor import ActingConnection
 from .config import DatabaseConfig
 from .context import Contextual, Session, session_of
 from .driver_errors import connect_failure, is_lost
 from .errors import PoolTimeout
+from .prepared import PreparingConnection
 from .timestamps import TIMESTAMPTZ
 from .watchdog import Watchdog, break_off
 
@@ -69,6 +69,7 @@ class Checkout(Contextual, PooledPostgresqlDatabase):
 
     def __init__(self, config: DatabaseConfig) -> None:
         self.config = config
+        self.keeps_statements = not config.pgbouncer and config.pool_reset is None
         self._opening = self._waiting = 0
         self._counts = dict.fromkeys(("created", "recycled", "dead", "timeouts"), 0)
         self._waited_seconds = 0.0
@@ -192,7 +193,7 @@ class Checkout(Contextual, PooledPostgresqlDatabase):
     def _open(self) -> Any:
         connection = None
         try:
-            connection = psycopg2.connect(**self.config.connect_parameters(), connection_factory=ActingConnection)
+            connection = psycopg2.connect(**self.config.connect_parameters(), connection_factory=PreparingConnection)
             connection.autocommit, connection.database = True, self
             register_type(TIMESTAMPTZ, connection)
             return connection

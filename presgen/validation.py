@@ -214,11 +214,11 @@ def between(low: float, high: float, message: str | None = None) -> Rule:
 
 def email(value: str) -> str:
     """A deliverable-looking address in lower case and normal form, its domain in Unicode and not looked up."""
-    from email_validator import EmailNotValidError, validate_email
+    import email_validator  # which takes longer to import than the rest
 
     try:
-        return lower(validate_email(value, check_deliverability=False).normalized)
-    except EmailNotValidError:
+        return lower(email_validator.validate_email(value, check_deliverability=False).normalized)
+    except email_validator.EmailNotValidError:
         raise ValidationError("Invalid email format", rule="email") from None
 
 

@@ -152,12 +152,26 @@ def test_a_claim_refuses_nonsense(db: DatabaseManager, arguments: dict[str, Any]
         PresentationJob.claim(**{"worker": "w1", **arguments})
 
 
-def test_the_claim_is_one_statement_after_the_reaping(job: PresentationJob, statements: list[str]) -> None:
+def test_the_claim_is_one_statement(job: PresentationJob, statements: list[str]) -> None:
     statements.clear()
-    PresentationJob.claim("w1")
-    assert len(statements) == 2
-    assert "AS MATERIALIZED" in statements[1]
-    assert statements[1].count("UPDATE") <= 2  # FOR UPDATE is the second
+    assert PresentationJob.claim("w1") == [job]
+    (claim,) = statements
+    assert "AS MATERIALIZED" in claim
+    assert claim.count("UPDATE") <= 2  # FOR UPDATE is the second
+
+
+def test_a_claim_takes_back_what_has_expired_whether_it_finds_a_job_or_not(
+    claimed: PresentationJob, enqueue: Enqueue, statements: list[str]
+) -> None:
+    expire_leases()
+    other = enqueue()
+    statements.clear()
+    assert PresentationJob.claim("w2") == [other]
+    assert [statement.split()[0] for statement in statements] == ["WITH", "SELECT", "WITH"]
+    assert (stored(claimed).status, stored(claimed).worker) == (JobStatus.PENDING, None)
+    statements.clear()
+    assert PresentationJob.claim("w2") == []
+    assert [statement.split()[0] for statement in statements] == ["WITH", "SELECT"]
 
 
 # In a worker's hand

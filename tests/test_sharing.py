@@ -115,7 +115,8 @@ def test_a_job_that_changes_while_it_is_ranked_is_looked_at_again(
 
 
 def claim_sql(options: dict[str, Any]) -> tuple[str, list[object]]:
-    claim = Statement(PresentationJob, PresentationJob._claim_query("fair" in options, "max_per_owner" in options))
+    chosen, ctes = PresentationJob._due_by_owner("fair" in options, "max_per_owner" in options)
+    claim = Statement(PresentationJob, PresentationJob._claim_query(chosen, ctes))
     return claim.sql, claim.parameters({"worker": "w1", "lease_seconds": 60.0, "limit": 1, **options})
 
 

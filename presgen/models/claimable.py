@@ -26,8 +26,16 @@ _ONE_AT_A_TIME: Final = "SELECT pg_advisory_xact_lock(hashtext('presgen.claim'),
 
 
 @compiled
-def _claim(model: Any, fair: bool, is_capped: bool) -> Reading:
-    return Reading(model, model._claim_query(fair, is_capped))
+def _claim(model: Any, limit: int) -> Reading:
+    """Each row ends with whether leases have expired. PostgreSQL plans for the limit, which is part of the text."""
+    claim, has_expired = model._claim_query(model._due(limit)), pw.fn.EXISTS(model._expired_query())
+    return Reading(model, claim.returning(*model._meta.sorted_fields, has_expired), is_by_key=True)
+
+
+@compiled
+def _claim_by_owner(model: Any, fair: bool, is_capped: bool) -> Reading:
+    chosen, ctes = model._due_by_owner(fair, is_capped)
+    return Reading(model, model._claim_query(chosen, ctes).returning(*model._meta.sorted_fields))
 
 
 class Claimable:
@@ -45,7 +53,7 @@ class Claimable:
     ) -> list[Any]:
         """Take up to `limit` due jobs into this worker's hand, most urgent first, for `lease` (seconds or timedelta).
 
-        Takes expired leases back first. A job re-enters the stage that it had reached. With `fair`, owners with few
+        Takes expired leases back as well. A job re-enters the stage that it had reached. With `fair`, owners with few
         jobs running come before those with many, whatever the priorities. With `max_per_owner`, no claim that has the
         option takes an owner above so many running jobs. On PostgreSQL a claim never waits for another worker's,
         but for those with `max_per_owner`, of which there is one at a time; SQLite has one write lock, for which it
@@ -57,17 +65,22 @@ class Claimable:
         if max_per_owner is not None:
             max_per_owner = argument(at_least(1), max_per_owner, "max_per_owner")
         fair = argument(flag, fair, "fair")
-        claim = _claim(cls, fair, max_per_owner is not None)
+        by_owner = fair or max_per_owner is not None
+        claim = _claim_by_owner(cls, fair, max_per_owner is not None) if by_owner else _claim(cls, limit)
         values = {"worker": worker, "lease_seconds": lease_seconds, "limit": limit, "max_per_owner": max_per_owner}
         with session(cls._meta.database) as database, ExitStack() as stack:
-            cls.reap()
+            if by_owner:
+                cls.reap()  # those that are back count no more
             if max_per_owner is not None:
                 if not cls._due(1).exists():
                     return []  # idle workers do not queue up for the lock
                 stack.enter_context(database.atomic())
                 if not is_sqlite(database):
                     database.execute_sql(_ONE_AT_A_TIME)
-            jobs = claim.instances(values)
+            rows, is_in_utc = claim.fetch(values)
+            if not by_owner and not (rows and not rows[0][-1]):
+                cls.reap()  # after the claim, since what is back is due later
+        jobs = claim.read(rows, is_in_utc=is_in_utc)
         for job in jobs:
             job.lease_seconds = lease_seconds
             job.claim_token = (worker, job.attempt)
@@ -76,10 +89,8 @@ class Claimable:
         return sorted(jobs, key=lambda job: (-job.priority, job.run_at, job.id))
 
     @classmethod
-    def _claim_query(cls: Any, fair: bool, is_capped: bool) -> Any:
-        by_owner = fair or is_capped
-        chosen, ctes = cls._due_by_owner(fair, is_capped) if by_owner else (cls._due(Parameter("limit")), ())
-        return update_chosen(cls, chosen, cls._taken(), ctes=ctes).returning(*cls._meta.sorted_fields)
+    def _claim_query(cls: Any, chosen: Any, ctes: tuple[Any, ...] = ()) -> Any:
+        return update_chosen(cls, chosen, cls._taken(), ctes=ctes)
 
     @classmethod
     def _taken(cls: Any) -> Row:
@@ -96,7 +107,7 @@ class Claimable:
         }
 
     @classmethod
-    def _due(cls: Any, limit: int | Parameter) -> Any:
+    def _due(cls: Any, limit: int) -> Any:
         return cls.select(cls.id).where(cls._is_due()).order_by(*_by_urgency(cls)).limit(limit)
 
     @classmethod

@@ -30,7 +30,7 @@ class _Change(Reading):
 
     def __init__(self, model: Any, row: Row, *conditions: Any) -> None:
         update = pw.ModelUpdate(model, model.touched(row)).where(model.id == Parameter("id"), *conditions)
-        super().__init__(model, update.returning(*model._meta.sorted_fields))
+        super().__init__(model, update.returning(*model._meta.sorted_fields), is_by_key=True)
         self.fields = tuple(row)
 
 
@@ -61,12 +61,13 @@ def _undeletion(model: Any) -> _Change:
 
 @compiled
 def _look(model: Any) -> Statement:
-    return Statement(model, model.select(model.status, model.deleted_at).where(model.id == Parameter("id")))
+    look = model.select(model.status, model.deleted_at).where(model.id == Parameter("id"))
+    return Statement(model, look, is_by_key=True)
 
 
 @compiled
 def _history(event: Any) -> Reading:
-    return Reading(event, event.select().where(event.job == Parameter("job")).order_by(event.id))
+    return Reading(event, event.select().where(event.job == Parameter("job")).order_by(event.id), is_by_key=True)
 
 
 class Controllable:

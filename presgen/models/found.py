@@ -20,7 +20,13 @@ _COMPARABLE: Final = (str, int, float, datetime)
 def _having(model: Any, wanted: Shape) -> Reading:
     query = model.select().where(guarded(model, wanted))
     is_one = any(name == model._meta.primary_key.name for name, _ in wanted)
-    return Reading(model, query if is_one else query.limit(1), needs_session=False)
+    is_by_key = is_one or any(_is_unique(model, name) for name, _ in wanted)
+    return Reading(model, query if is_one else query.limit(1), needs_session=False, is_by_key=is_by_key)
+
+
+def _is_unique(model: Any, name: str) -> bool:
+    indexes = (index for index in model._meta.fields_to_index() if index._unique)
+    return any([getattr(part, "name", None) for part in index._expressions] == [name] for index in indexes)
 
 
 def find(model: Any, wanted: Row) -> Any:

@@ -23,7 +23,7 @@ LEASE_EXPIRED: Final = "the worker's lease expired: it crashed, hung or lost its
 
 @compiled
 def _expired(model: Any) -> Statement:
-    return Statement(model, model._expired_query().limit(1))
+    return Statement(model, model._expired_query().limit(1), is_by_key=True)
 
 
 @compiled

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fixtures.tenants import Tenancy
 
-from presgen import DatabaseManager, JobEvent, JobStatus, PresentationJob, User, VoiceClone, Worker, queries
+from presgen import DatabaseManager, JobEvent, JobStatus, PresentationJob, User, VoiceClone, Worker, prepared, queries
 from presgen.errors import ConstraintViolation, StatementInvalid
 from presgen.migrating.catalog import catalog
 
@@ -223,3 +223,21 @@ def test_a_login_that_owns_the_tables_is_bound_as_well(
             assert seen() == (1, 1, 1, 1)
             assert User.update(name="Countess").execute() == 1
     assert tenancy.admin("SELECT name FROM users WHERE id = %s", (bob,)) == [("Bob",)]
+
+
+def test_prepared_statements_see_what_is_of_who_acts_now(
+    app: DatabaseManager, ada: int, bob: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "USES_BEFORE", 0)
+    jobs = {}
+    for user in (ada, bob):
+        with app.acting_as(user):
+            jobs[user] = PresentationJob.get().id
+    with app.session():
+        for user in (ada, bob) * 7:
+            with app.acting_as(user):
+                found = {owner for owner, job in jobs.items() if PresentationJob.get_or_none(id=job) is not None}
+                assert found == {user}
+        assert all(PresentationJob.get_or_none(id=job) is None for job in jobs.values())
+        uses = app.database.execute_sql("SELECT generic_plans + custom_plans FROM pg_prepared_statements").fetchall()
+        assert max(uses) == (30,)

@@ -1,0 +1,285 @@
+"""Prepared statements: what a connection keeps, how it is planned, and what happens when the server knows no more of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from contextvars import Context, copy_context
+from typing import Any
+
+import psycopg2
+import pytest
+from test_compiled import VALUES, one_of_each, raw
+
+from presgen import DatabaseConfig, DatabaseManager, JobStatus, PresentationJob, User, VoiceClone, prepared
+from presgen.errors import ConstraintViolation
+from presgen.models import found
+
+KEPT = "SELECT name, statement, generic_plans + custom_plans FROM pg_prepared_statements ORDER BY prepare_time"
+
+
+def kept(db: DatabaseManager) -> list[tuple[str, str, int]]:
+    """What the session's connection keeps: name, text, and how often it has been run."""
+    return list(db.database.execute_sql(KEPT).fetchall())
+
+
+def elsewhere(url: str, statement: str) -> None:
+    """Run a statement on a connection of its own."""
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(statement)
+
+
+@pytest.fixture
+def session(postgresql: str, db: DatabaseManager) -> Iterator[DatabaseManager]:
+    """A session, whose connection is one and has kept nothing yet."""
+    db.database.close_all()
+    with db.session():
+        yield db
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep statements from their first use on."""
+    monkeypatch.setattr(prepared, "USES_BEFORE", 0)
+
+
+def test_what_is_run_often_is_kept(session: DatabaseManager, user: User) -> None:
+    get = User.get_by_id
+    before = len(kept(session))
+    for _ in range(prepared.USES_BEFORE):
+        get(user.id)
+    assert len(kept(session)) <= before + 1  # another test may have used it already
+    for _ in range(20):
+        assert get(user.id).name == user.name
+    ((_, statement, uses),) = [row for row in kept(session) if 'FROM "users"' in row[1]]
+    assert statement.startswith("PREPARE presgen_")
+    assert statement.endswith('("t1"."id" = $1)')
+    assert uses >= 20
+
+
+def test_a_statement_that_is_run_once_is_sent_as_it_is(session: DatabaseManager, user: User) -> None:
+    user.name = user.name.upper()
+    user.save(only=[User.name])
+    assert not any("UPDATE" in statement for _, statement, _ in kept(session))
+
+
+def test_logs_and_hooks_see_the_statement_itself(
+    session: DatabaseManager, user: User, statements: list[str], at_once: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    session.database.slow_query_seconds = -1.0
+    statements.clear()
+    User.get_by_id(user.id)
+    assert [statement.partition(" ")[0] for statement in statements] == ["SELECT"]
+    assert 'SELECT "t1"."id", "t1"."name"' in caplog.text
+    assert "EXECUTE" not in caplog.text
+
+
+def test_in_a_transaction_statements_are_sent_as_they_are(session: DatabaseManager, user: User, at_once: None) -> None:
+    with session.transaction():
+        User.get_by_id(user.id)
+        assert kept(session) == []
+    User.get_by_id(user.id)
+    ((_, _, uses),) = kept(session)
+    with session.transaction():
+        User.get_by_id(user.id)
+        assert [row[2] for row in kept(session)] == [uses]
+
+
+@pytest.mark.parametrize(("model", "name", "value"), VALUES)
+def test_a_value_is_stored_as_without(
+    session: DatabaseManager, user: User, voice: VoiceClone, at_once: None, model: Any, name: str, value: Any
+) -> None:
+    def stored(**options: Any) -> tuple[Any, ...]:
+        row = model(**{**one_of_each(user, voice)[model], **options})
+        row.save()
+        if not options:
+            setattr(row, name, value)
+            row.save()
+        found = model.get_by_id(row.id)
+        assert found.__data__[name] == model._meta.fields[name].clean(value)
+        result = raw(model, row.id)
+        model.delete_by_id(row.id)
+        return result
+
+    with_it = stored(), stored(**{name: value})
+    assert len([row for row in kept(session) if row[2]]) >= 3
+    session.database.keeps_statements = False
+    assert (stored(), stored(**{name: value})) == with_it
+
+
+def test_a_job_lives_its_life(session: DatabaseManager, user: User, voice: VoiceClone, at_once: None) -> None:
+    for _ in range(8):
+        PresentationJob.enqueue(owner=user, voice_clone=voice, s3_pptx_path="/a.pptx", idempotency_key="one")
+    assert PresentationJob.select().count() == 1
+    for stage in range(7):  # beyond the five runs after which PostgreSQL may stop to plan
+        (job,) = PresentationJob.claim(f"w{stage}", 1)
+        job.heartbeat(progress=0.5, checkpoint={"slide": stage})
+        job.advance(JobStatus.SYNTHESIZING_AUDIO, slides_count=3) if stage == 0 else job.keep_alive()
+        job.release()
+    (job,) = PresentationJob.claim("last", 1)
+    assert (job.status, job.checkpoint, job.worker) == (JobStatus.SYNTHESIZING_AUDIO, {"slide": 6}, "last")
+    job.complete(s3_video_path="/v.mp4")
+    assert PresentationJob.get_by_id(job.id).status is JobStatus.COMPLETED
+    assert len(job.history()) == 17
+    assert any("SKIP LOCKED" in statement and uses == 8 for _, statement, uses in kept(session))
+
+
+def test_the_plan_of_any_claim_rests_on_the_index_of_claimable_jobs(
+    session: DatabaseManager, user: User, voice: VoiceClone, at_once: None
+) -> None:
+    """The plan that is made once knows the status that the index is for, and how many jobs are wanted."""
+    row = {"owner": user, "voice_clone": voice, "s3_pptx_path": "/x.pptx"}
+    PresentationJob.enqueue_many([row] * 3000)
+    session.database.execute_sql("ANALYZE presentation_jobs")
+    for job in PresentationJob.claim("w", 3):
+        job.complete(s3_video_path="/v.mp4")
+    PresentationJob.reap()
+    execute = session.database.execute_sql
+    execute("SET plan_cache_mode = force_generic_plan")
+
+    def plan(part: str, arguments: str = "") -> str:
+        (name,) = [name for name, statement, _ in kept(session) if part in statement]
+        return "\n".join(line for (line,) in execute(f"EXPLAIN EXECUTE {name}{arguments}").fetchall())
+
+    claim = plan("SKIP LOCKED", "('w', 60)")
+    assert "idx_presentation_jobs_claimable" in claim
+    assert "idx_presentation_jobs_running" in claim
+    assert "Seq Scan" not in claim
+    assert "idx_presentation_jobs_running" in plan("AS SELECT")
+
+
+def test_a_plan_for_an_empty_queue_is_not_kept_for_long(
+    session: DatabaseManager, monkeypatch: pytest.MonkeyPatch, user: User, voice: VoiceClone, at_once: None
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(prepared.time, "monotonic", lambda: now[0])
+    for _ in range(10):
+        assert PresentationJob.claim("w", 1) == []
+    before = {name: uses for name, statement, uses in kept(session) if "SKIP LOCKED" in statement}
+    assert list(before.values()) == [10]
+    now[0] = prepared.KEPT_SECONDS + 1
+    assert PresentationJob.claim("w", 1) == []
+    after = {name: uses for name, statement, uses in kept(session) if "SKIP LOCKED" in statement}
+    assert after == dict.fromkeys(before, 1)  # it is a new one of the same name
+
+
+def test_a_column_that_changes_its_type_ends_nothing(url: str, postgresql: str, at_once: None) -> None:
+    with DatabaseManager(url) as db, db.session():
+        user = User.create(name="Ada", email="ada@example.org")
+        assert User.get_by_id(user.id) == user
+        elsewhere(url, "ALTER TABLE users ALTER COLUMN name TYPE text")
+        for _ in range(3):
+            assert User.get_by_id(user.id).name == "Ada"
+        user.name = "Grace"
+        user.save()
+        assert db.database.keeps_statements
+        assert [uses for _, statement, uses in kept(db) if "SELECT" in statement] == [2]
+
+
+@pytest.mark.parametrize("interference", ["DISCARD ALL", "DEALLOCATE ALL", "taken"])
+def test_a_session_that_is_not_ours_alone_keeps_no_more(
+    session: DatabaseManager, user: User, at_once: None, caplog: pytest.LogCaptureFixture, interference: str
+) -> None:
+    """As behind a pooler of transactions that nobody told of: others' statements in our session, or ours in none."""
+    assert User.get_by_id(user.id) == user
+    if interference == "taken":
+        session.database.connection()._kept.clear()
+    else:
+        session.database.execute_sql(interference)
+    caplog.set_level(logging.WARNING, logger="database")
+    assert User.get_by_id(user.id) == user
+    assert "DATABASE_PGBOUNCER" in caplog.text
+    caplog.clear()
+    User.create(name="Grace")
+    assert caplog.text == ""
+    assert len(kept(session)) == (interference == "taken")
+
+
+@pytest.mark.parametrize("settings", [{"pgbouncer": True}, {"pool_reset": "discard"}])
+def test_nothing_is_kept_where_sessions_do_not_last(
+    url: str, postgresql: str, at_once: None, settings: dict[str, Any]
+) -> None:
+    with DatabaseManager(DatabaseConfig(url, **settings)) as db, db.session():
+        user = User.create(name="Ada")
+        User.get_by_id(user.id)
+        assert kept(db) == []
+
+
+def test_a_connection_keeps_a_bounded_number(
+    session: DatabaseManager, user: User, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "KEPT_MAX", 2)
+    User.get_by_id(user.id)
+    for name in ("email", "password_hash", "is_active"):
+        setattr(user, name, {"email": "a@example.org", "password_hash": "a", "is_active": False}[name])
+        user.save()
+    assert len(kept(session)) == 2
+    assert not User.get_by_id(user.id).is_active
+
+
+def test_statements_of_the_same_text_are_one(session: DatabaseManager, user: User, at_once: None) -> None:
+    """They are compiled anew after some hundred shapes, and models that are alike have the same."""
+    assert User.get_by_id(user.id) == user
+    found._having._built[session.database].clear()
+    assert User.get_by_id(user.id) == user
+    assert User.get(User.id == user.id) == user
+    assert session.database.keeps_statements
+    assert [uses for _, _, uses in kept(session)] == [2]
+
+
+def test_an_error_of_the_statement_is_its_own_and_happens_once(
+    session: DatabaseManager, at_once: None, statements: list[str]
+) -> None:
+    User.create(name="Ada", email="a@example.org")
+    statements.clear()
+    for _ in range(3):
+        with pytest.raises(ConstraintViolation, match="idx_users_email"):
+            User.create(name="Grace", email="a@example.org")
+    assert len(statements) == 3
+    assert session.database.keeps_statements
+    (uses,) = [uses for _, statement, uses in kept(session) if "INSERT" in statement]
+    assert uses == 4
+
+
+def test_another_connection_keeps_its_own(session: DatabaseManager, user: User, at_once: None) -> None:
+    User.get_by_id(user.id)
+    session.database.execute_sql("SELECT 1")
+    elsewhere(session.config.url, f"SELECT pg_terminate_backend({session.database.connection().info.backend_pid})")
+    with pytest.raises(Exception, match="connection"):
+        User.get_by_id(user.id)
+    assert User.get_by_id(user.id) == user
+    assert len(kept(session)) == 1
+
+
+def test_threads_that_share_a_session(
+    session: DatabaseManager, user: User, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "KEPT_SECONDS", 0.0)
+
+    def work(context: Context) -> None:
+        for _ in range(50):
+            assert context.run(User.get_by_id, user.id) == user
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, [copy_context() for _ in range(4)]))
+    assert session.database.keeps_statements
+
+
+def test_threads_with_connections_of_their_own(
+    postgresql: str, db: DatabaseManager, at_once: None, user: User, voice: VoiceClone
+) -> None:
+    PresentationJob.enqueue_many([{"owner": user, "voice_clone": voice, "s3_pptx_path": "/x.pptx"}] * 200)
+
+    def work(number: int) -> int:
+        done = 0
+        while jobs := PresentationJob.claim(f"w{number}", 2):
+            for job in jobs:
+                job.complete(s3_video_path="/v.mp4")
+                done += 1
+        return done
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(work, range(8))) == 200
+    assert PresentationJob.select().where(PresentationJob.attempt == 1).count() == 200
