@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from presgen import DatabaseManager, PresentationJob
@@ -20,6 +21,7 @@ from .rounds import Contender, Mismatch, Race, Timing
 from .rows import Row, at_least
 
 VIDEO = "/videos/done.mp4"
+PREPARED = "pgbench, prepared"
 _PEER_MODULES = {"presgen": "presgen_worker", "procrastinate": "procrastinate_worker", "pgqueuer": "pgqueuer_worker"}
 _COMPARED, _GROWTH_JOBS = 40, 100
 _FINISHED = """
@@ -34,7 +36,6 @@ Lap = Callable[[int], float]
 def claim(bench: Bench) -> Iterator[Row]:
     """One process and pgbench's one client, a job or ten at a time; two of each; then by the size of the table."""
     databases = bench.databases(0)
-    folder = bench.server.folder.parent
     with DatabaseManager(databases.presgen) as manager, manager.session():
         for batch in (1, 10):
             script = _recorded(manager, batch)
@@ -42,23 +43,30 @@ def claim(bench: Bench) -> Iterator[Row]:
             def ours(jobs: int, batch: int = batch) -> float:
                 return _work_off(jobs, batch)
 
-            def theirs(jobs: int, script: Script = script) -> float:
-                return script.run(bench.server, databases.presgen, jobs, folder)
-
             what = f"claim + finish, batch {batch}"
-            yield _laps(bench, what, databases.presgen, ours, theirs).row(what, "pgbench", at_least(0.65))
+            done = _laps(
+                bench, what, databases.presgen, {"presgen": ours, **_pgbench(bench, script, databases.presgen)}
+            )
+            yield done.row(what, PREPARED, at_least(0.65))
+            yield done.row(what, "pgbench", at_least())
         script = _recorded(manager, 1)
 
         def ours_twice(_jobs: int) -> float:
             return _two_processes(databases.presgen)
 
-        def theirs_twice(jobs: int) -> float:
-            return script.run(bench.server, databases.presgen, jobs, folder, clients=2)
-
         what = "claim + finish, batch 1, two processes"
-        yield _laps(bench, what, databases.presgen, ours_twice, theirs_twice).row(what, "pgbench", at_least())
+        laps = {"presgen": ours_twice, **_pgbench(bench, script, databases.presgen, clients=2)}
+        done = _laps(bench, what, databases.presgen, laps)
+        yield done.row(what, PREPARED, at_least())
+        yield done.row(what, "pgbench", at_least())
     for jobs in bench.effort.sizes:
         _grown(bench, jobs)
+
+
+def _pgbench(bench: Bench, script: Script, url: str, *, clients: int = 1) -> dict[str, Lap]:
+    """pgbench with the statements prepared, as presgen's connections keep them, and with each sent as it is."""
+    run = partial(script.run, bench.server, url, bench.server.folder.parent, clients=clients)
+    return {PREPARED: partial(run, "prepared"), "pgbench": partial(run, "simple")}
 
 
 def _work_off(jobs: int, batch: int) -> float:
@@ -88,9 +96,8 @@ def _recorded(manager: DatabaseManager, batch: int) -> Script:
         return Script.of(events[:claims], events[claims:], jobs[0].id, batch, cursor)
 
 
-def _laps(bench: Bench, subject: str, url: str, ours: Lap, theirs: Lap) -> Race:
-    """Let both work off the same queue, first to compare what they leave, then in turns."""
-    laps = {"presgen": ours, "pgbench": theirs}
+def _laps(bench: Bench, subject: str, url: str, laps: dict[str, Lap]) -> Race:
+    """Let all work off the same queue, first to compare what they leave, then in turns."""
     order, chance = list(laps), random.Random(subject)
     timings = {name: Timing() for name in laps}
     for number in range(bench.effort.queue_rounds + 1):
@@ -104,10 +111,9 @@ def _laps(bench: Bench, subject: str, url: str, ours: Lap, theirs: Lap) -> Race:
                 left[name] = cursor.fetchall()
             if number:
                 timings[name].wall.append(seconds / jobs)
-        if left["presgen"] != left["pgbench"]:
-            raise Mismatch(
-                f"{subject}: pgbench leaves {left['pgbench'][:2]}…, but presgen leaves {left['presgen'][:2]}…"
-            )
+        for name, rest in left.items():
+            if rest != left["presgen"]:
+                raise Mismatch(f"{subject}: {name} leaves {rest[:2]}…, but presgen leaves {left['presgen'][:2]}…")
         chance.shuffle(order)
     return Race(subject, bench.effort.queue_jobs, timings, bench.absent).noted_in(bench.report)
 

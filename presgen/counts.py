@@ -73,5 +73,16 @@ def _metrics(job: Any) -> Statement:
 
 def _alive_in(job: Any, status: JobStatus) -> Any:
     """How many jobs are in a status, less the soft-deleted: each from an index alone, which holds no deleted_at."""
-    everything = job.select(_ROWS).where(job.status == status)
-    return pw.Expression(everything, pw.OP.SUB, everything.where(job.deleted_at.is_null(False)))
+    everything = job.select(_ROWS)
+    deleted = everything.where(job.status == status, job.deleted_at.is_null(False))
+    return _less(_completed(job) if status is JobStatus.COMPLETED else everything.where(job.status == status), deleted)
+
+
+def _completed(job: Any) -> Any:
+    """How many jobs are completed: nearly all are, and to count all takes half of the time that it takes to compare."""
+    others = [status for status in JobStatus if status is not JobStatus.COMPLETED]
+    return _less(job.select(_ROWS), job.select(_ROWS).where(job.status.in_(others)))
+
+
+def _less(some: Any, others: Any) -> Any:
+    return pw.Expression(some, pw.OP.SUB, others)

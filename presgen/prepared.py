@@ -6,11 +6,12 @@ of which the server knows no more can be sent again as it is, and nothing is los
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Any, Final
 
 from psycopg2 import errors
@@ -31,6 +32,8 @@ KEPT_MAX: Final = 100
 _NOT_OURS_ALONE: Final = (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)
 # "cached plan must not change result type": a migration has changed a column's.
 _OUTDATED: Final = errors.FeatureNotSupported
+_NUMBERS: Final = count()
+_PROCESS: Final = os.urandom(6).hex()
 _SHARED_SESSION: Final = (
     "the server's session is not ours alone, so it keeps no statements for us from now on; "
     "behind a pooler of transactions set DATABASE_PGBOUNCER=true"
@@ -46,7 +49,7 @@ class Preparable(str):
     uses = 0
     """How often it has been run on connections that do not keep it."""
     name: str | None = None
-    """What connections call it, once one of them has prepared it."""
+    """What connections call it, once one of them keeps it."""
     call = ""
     """What runs it under that name."""
 
@@ -59,14 +62,18 @@ class Preparable(str):
         for number, place in enumerate(self._changing, 1):
             self._parameters[place] = AsIs(f"${number}")
 
-    def preparation(self, plain: Any) -> bytes:
-        """The statement that prepares it, as a cursor of the driver's writes it."""
+    def named(self) -> str:
+        """Its name, which says nothing of it and is nobody else's: a pooler may give us a session of others."""
+        if self.name is None:
+            self.name = f"presgen_{_PROCESS}_{os.getpid()}_{next(_NUMBERS)}"
+            arguments = f"({', '.join(['%s'] * len(self._changing))})" if self._changing else ""
+            self.call = f"EXECUTE {self.name}{arguments}"
+        return self.name
+
+    def body(self, plain: Any) -> bytes:
+        """What is prepared, as a cursor of the driver's writes it."""
         body: bytes = plain.mogrify(self, self._parameters)
-        # Named for what it is: should a pooler give us somebody else's session, the name means the same there.
-        self.name = "presgen_" + hashlib.sha256(body).hexdigest()[:24]
-        arguments = f"({', '.join(['%s'] * len(self._changing))})" if self._changing else ""
-        self.call = f"EXECUTE {self.name}{arguments}"
-        return f"PREPARE {self.name} AS ".encode() + body
+        return body
 
     def changing(self, parameters: Sequence[Any]) -> list[Any]:
         """The parameters that the call takes."""
@@ -84,25 +91,33 @@ class PreparingConnection(ActingConnection):
 
     def keeps(self, statement: Preparable) -> bool:
         """Whether the server knows the statement; it is told of one that is due."""
-        until = self._kept.get(statement.name)
+        until, now = self._kept.get(statement.name), time.monotonic()
         if until is None:
             statement.uses += 1
-            if statement.uses <= USES_BEFORE or len(self._kept) >= KEPT_MAX:
+            if statement.uses <= USES_BEFORE or not self._has_room(now):
                 return False
-        elif time.monotonic() < until:
+        elif now < until:
             return True
+        else:
+            self.forget(statement.name)
         with cursor(self) as plain:
-            preparation = statement.preparation(plain)
-            self.forget(statement)
-            plain.execute(preparation)
-        self._kept[statement.name] = time.monotonic() + KEPT_SECONDS
+            plain.execute(f"PREPARE {statement.named()} AS ".encode() + statement.body(plain))
+        self._kept[statement.name] = now + KEPT_SECONDS
         return True
 
-    def forget(self, statement: Preparable) -> None:
-        """Keep a statement no longer, if it is kept."""
-        if self._kept.pop(statement.name, None) is not None:
-            with cursor(self) as plain:
-                plain.execute(f"DEALLOCATE {statement.name}")
+    def forget(self, *names: str | None) -> None:
+        """Keep statements no longer."""
+        for name in names:
+            del self._kept[name]
+        with cursor(self) as plain:
+            plain.execute("; ".join(f"DEALLOCATE {name}" for name in names))
+
+    def _has_room(self, now: float) -> bool:
+        if len(self._kept) >= KEPT_MAX:
+            due = [name for name, until in self._kept.items() if until <= now]
+            if due:
+                self.forget(*due)
+        return len(self._kept) < KEPT_MAX
 
 
 class PreparingCursor(ActingCursor):
@@ -126,8 +141,8 @@ class PreparingCursor(ActingCursor):
                 super().execute(query.call, query.changing(parameters))
                 return True
         except _OUTDATED:
-            with suppress(*_NOT_OURS_ALONE):
-                connection.forget(query)
+            with suppress(*_NOT_OURS_ALONE, KeyError):
+                connection.forget(query.name)
         except _NOT_OURS_ALONE:
             connection.database.keeps_statements = False
             logger.warning(_SHARED_SESSION)

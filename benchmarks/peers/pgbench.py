@@ -34,12 +34,12 @@ class Script:
             lines += [f"{_literal(event, cursor, job_id)};" for event in finish]
         return cls("\n".join(lines) + "\n", batch)
 
-    def run(self, server: EmbeddedServer, url: str, jobs: int, folder: Path, *, clients: int = 1) -> float:
-        """Seconds for so many jobs, connecting not counted."""
+    def run(self, server: EmbeddedServer, url: str, folder: Path, mode: str, jobs: int, *, clients: int = 1) -> float:
+        """Seconds for so many jobs in a mode of its protocol, connecting not counted."""
         file = folder / "claim.sql"
         file.write_text(self.text)
         transactions = jobs // self.batch // clients
-        command = [server.binary("pgbench"), "-n", "-M", "simple", "-c", clients, "-j", clients, "-t", transactions]
+        command = [server.binary("pgbench"), "-n", "-M", mode, "-c", clients, "-j", clients, "-t", transactions]
         done = subprocess.run([*map(str, command), "-f", str(file), url], capture_output=True, text=True, check=False)
         found = re.search(r"tps = ([0-9.]+)", done.stdout)
         if done.returncode or found is None:

@@ -17,7 +17,16 @@ from chaos.proxy import KINDS, CuttingProxy
 from chaos.run import prepare, run, use_a_copy
 from chaos.server import CrashServer, Restart
 
-from presgen import CommitUnknown, DatabaseManager, DatabaseUnavailable, JobStatus, PresentationJob, User, VoiceClone
+from presgen import (
+    CommitUnknown,
+    DatabaseManager,
+    DatabaseUnavailable,
+    JobStatus,
+    PresentationJob,
+    User,
+    VoiceClone,
+    prepared,
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +80,12 @@ def test_the_proxy_cuts_the_reply_to_copied_rows(server: CrashServer, proxy: Cut
     assert server.query("SELECT number FROM numbers") == [(1,), (2,)]
 
 
+@pytest.mark.parametrize("uses", [0, 5], ids=["prepared", "as-it-is"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_proxy_can_cut_each_of_presgen_s_writes(server: CrashServer, proxy: CuttingProxy, kind: str) -> None:
+def test_the_proxy_can_cut_each_of_presgen_s_writes(
+    server: CrashServer, proxy: CuttingProxy, monkeypatch: pytest.MonkeyPatch, kind: str, uses: int
+) -> None:
+    monkeypatch.setattr(prepared, "USES_BEFORE", uses)
     with DatabaseManager(proxy.url_of(server.database)) as manager:
         row = {"owner": User.get(), "voice_clone": VoiceClone.get(), "s3_pptx_path": "/decks/a.pptx"}
         PresentationJob.enqueue(**row)

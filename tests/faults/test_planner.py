@@ -166,9 +166,10 @@ def crowded(db: DatabaseManager, user: User, voice: VoiceClone) -> Iterator[Plan
 
 
 def test_the_hot_statements_use_their_indexes_in_a_crowd_of_finished_jobs(crowded: Plans) -> None:
-    look, claim = crowded.of(lambda: PresentationJob.claim("w2", 10))
+    (claim,) = crowded.of(lambda: PresentationJob.claim("w2", 10))
     assert_reads_by(claim, "idx_presentation_jobs_claimable")
-    assert_reads_by(look, "idx_presentation_jobs_running")
+    if not crowded.is_sqlite:  # which tells nothing of what RETURNING reads
+        assert_reads_by(claim, "idx_presentation_jobs_running")
     job = PresentationJob.get(PresentationJob.worker == "w1")
     by_id = "USING INTEGER PRIMARY KEY" if crowded.is_sqlite else f"Index Cond: (id = {job.id})"
     for verb in (
@@ -194,7 +195,7 @@ def test_the_plans_are_guarded(crowded: Plans) -> None:
     database = crowded.database
     with database.atomic() as transaction:
         database.execute_sql("DROP INDEX idx_presentation_jobs_claimable")
-        _, claim = crowded.of(lambda: PresentationJob.claim("w2", 10))
+        (claim,) = crowded.of(lambda: PresentationJob.claim("w2", 10))
         transaction.rollback()
     with pytest.raises(AssertionError):
         assert_reads_by(claim, "idx_presentation_jobs_claimable")

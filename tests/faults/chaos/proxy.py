@@ -16,6 +16,8 @@ _GSS_REQUEST: Final = 80877104
 _WROTE: Final = re.compile(rb"(?:UPDATE|COPY|INSERT 0|MERGE) [1-9]|COMMIT")
 # What acting_as() sends along with each statement.
 _TELLS: Final = re.compile(rb"^SELECT set_config\([^;]*\); ")
+_PREPARES: Final = re.compile(rb"^PREPARE (\w+) AS (.*)", re.DOTALL)
+_EXECUTES: Final = re.compile(rb"^EXECUTE (\w+)")
 _WRITES: Final = (
     ("claim", re.compile(rb'"attempt" = \("presentation_jobs"."attempt" \+ 1\)')),
     ("rescue", re.compile(rb"lease expired: ")),
@@ -57,6 +59,7 @@ class CuttingProxy:
         self.cuts: Counter[str] = Counter()
         self.round_trips = 0
         self._orders: Counter[str] = Counter()
+        self._prepared: dict[bytes, bytes] = {}
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -107,6 +110,13 @@ class CuttingProxy:
             yield
         finally:
             self.socket = socket
+
+    def in_full(self, statement: bytes) -> bytes:
+        """What a statement does, also where it only names what was prepared."""
+        if (prepares := _PREPARES.match(statement)) is not None:
+            self._prepared[prepares[1]] = prepares[2]
+        executes = _EXECUTES.match(_TELLS.sub(b"", statement))
+        return statement if executes is None else self._prepared[executes[1]]
 
     def take_order(self, statement: bytes) -> Held | None:
         """The order for the statement, if its reply is to be cut."""
@@ -213,7 +223,7 @@ class _Client(_End):
             # A COPY's reply asks for its rows; the one that counts comes after their end.
             self._is_copying = message[5:9] == b"COPY"
             if not self._is_copying:
-                server.held = self.proxy.take_order(message[5:-1])
+                server.held = self.proxy.take_order(self.proxy.in_full(message[5:-1]))
         elif message[:1] == b"c" and self._is_copying:
             server.held = self.proxy.take_order(b"COPY ")
 
