@@ -23,6 +23,7 @@ class Effort:
     bulk_rounds: int = 7
     memory_rows: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     queue_jobs: int = 1_500
+    worker_jobs: int = 5_000
     queue_rounds: int = 7
     starts: int = 11
     checkouts: int = 4_000
@@ -36,6 +37,7 @@ QUICK = Effort(
     bulk_rounds=2,
     memory_rows=(1_000, 10_000),
     queue_jobs=50,
+    worker_jobs=50,
     queue_rounds=1,
     starts=1,
     checkouts=64,

@@ -167,14 +167,15 @@ def _grown(bench: Bench, jobs: int) -> None:
 def worker(bench: Bench) -> Iterator[Row]:
     """Worker and the loops of other queues with a task that does nothing, each in a process and a database of its own.
 
-    What is timed is from the first call of the task until the last finish that the server has stored.
+    What is timed is from the first call of the task until the last finish that the server has stored, for enough jobs
+    that how the loops start counts little.
     """
     urls = {"presgen": bench.databases(0).presgen}
     for peer in ("procrastinate", "pgqueuer"):
         if bench.has(peer):
             urls[peer] = bench.empty_database(peer)
     for concurrency in (1, 10):
-        subject, jobs = f"worker, concurrency {concurrency}", bench.effort.queue_jobs
+        subject, jobs = f"worker, concurrency {concurrency}", bench.effort.worker_jobs
         timings = {name: Timing() for name in urls}
         order, chance = list(urls), random.Random(concurrency)
         for number in range(bench.effort.queue_rounds + 1):
