@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -75,7 +74,7 @@ def get_presentation_jobs(
 
 
 @compiled
-def _page(job: Any, given: AbstractSet[str]) -> Reading:
+def _page(job: Any, given: Collection[str]) -> Reading:
     """A page by the values that are given, all of which shape the plan."""
     query = job.alive().order_by(job.created_at.desc(), job.id.desc()).limit(Parameter("limit"))
     if "skip" in given:
@@ -86,11 +85,11 @@ def _page(job: Any, given: AbstractSet[str]) -> Reading:
         query = query.where(job.owner == Parameter("owner"))
     if "moment" in given:
         query = query.where(pw.Tuple(job.created_at, job.id) < pw.Tuple(Parameter("moment"), Parameter("id")))
-    return _reading_owners(query, is_by_key=given <= {"limit", "moment", "id"})
+    return _reading_owners(query)
 
 
-def _reading_owners(query: Any, *, is_by_key: bool = False) -> Reading:
-    return Reading(PresentationJob, query.select(PresentationJob, User).join(User), is_by_key=is_by_key)
+def _reading_owners(query: Any) -> Reading:
+    return Reading(PresentationJob, query.select(PresentationJob, User).join(User))
 
 
 def _with_owners(reading: Reading, values: Mapping[str, Any]) -> list[PresentationJob]:

@@ -208,6 +208,9 @@ PLACES: dict[str, Callable[[], bool]] = {
     "rows.py, Reader.__call__: __rel__ is a dict, _dirty a set of names": lambda: (
         (vars(_Plain())["__rel__"], vars(_Plain())["_dirty"]) == ({}, set())
     ),
+    "rows.py, Reader.__call__: who listens to a signal is in its _receiver_list": lambda: (
+        signals.Signal()._receiver_list == [] and len(_heard()._receiver_list) == 1
+    ),
     "rows.py, _initialized: __no_default__ says that an instance is made of a row": lambda: (
         _Named(__no_default__=1, name="x").__data__ == {"name": "x"}
     ),
@@ -237,6 +240,12 @@ PLACES: dict[str, Callable[[], bool]] = {
         set(vars(pw._ConnectionState())) == {"closed", "conn", "ctx", "transactions", "commit_callbacks"}
     ),
 }
+
+
+def _heard() -> Any:
+    signal = signals.Signal()
+    signal.connect(_heard)
+    return signal
 
 
 class _Probe(pw.ColumnBase):
