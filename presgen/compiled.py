@@ -80,16 +80,16 @@ class Parameter(pw.ColumnBase):
 class Statement:
     """A query's SQL for the database that its model is bound to, and what makes its parameters.
 
-    One that `is_by_key` finds its rows in the same way whatever its values, so connections may keep it prepared.
+    One that `has_one_plan`, whatever its values, may be prepared by connections.
     """
 
-    def __init__(self, model: Any, query: Any, *, needs_session: bool = True, is_by_key: bool = False) -> None:
+    def __init__(self, model: Any, query: Any, *, needs_session: bool = True, has_one_plan: bool = False) -> None:
         self.model, self._needs_session = model, needs_session
         context = require_database(model._meta.database).get_sql_context(is_compiled=True)
         sql, parameters = context.sql(query).query()
         self._parameters: list[Any] = parameters
         slots = [(place, slot) for place, slot in enumerate(parameters) if isinstance(slot, _Slot)]
-        self.sql = Preparable(sql, parameters, [place for place, _ in slots]) if is_by_key else sql
+        self.sql = Preparable(sql, parameters, [place for place, _ in slots]) if has_one_plan else sql
         self._slots = [(place, slot.make) for place, slot in slots]
         self._tells_time = any(slot.tells_time for _, slot in slots)
 

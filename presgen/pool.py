@@ -69,7 +69,7 @@ class Checkout(Contextual, PooledPostgresqlDatabase):
 
     def __init__(self, config: DatabaseConfig) -> None:
         self.config = config
-        self.keeps_statements = not config.pgbouncer and config.pool_reset is None
+        self.may_prepare = not config.pgbouncer and config.pool_reset is None
         self._opening = self._waiting = 0
         self._counts = dict.fromkeys(("created", "recycled", "dead", "timeouts"), 0)
         self._waited_seconds = 0.0

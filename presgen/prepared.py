@@ -1,17 +1,16 @@
-"""Prepared statements: a connection keeps what it runs often, which PostgreSQL then neither reads nor plans again.
+"""Prepared statements: a connection keeps what is run often, which PostgreSQL then neither reads nor plans again.
 
-Both take it longer than to run a statement that finds its rows by a key. Only outside transactions: there a statement
-of which the server knows no more can be sent again as it is, and nothing is lost.
+To read and plan a statement that finds a row by its key takes longer than to run it. Only outside transactions: there
+one of which the server knows no more can be sent again as it is, and nothing is lost.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from itertools import count
+from time import monotonic
 from typing import Any, Final
 
 from psycopg2 import errors
@@ -22,20 +21,18 @@ from .acting_cursor import ActingConnection, ActingCursor
 logger = logging.getLogger("database")
 
 USES_BEFORE: Final = 5
-"""How often a statement has to be run before connections keep it."""
+"""How often a statement is run as it is, on whatever connections, before they keep it."""
 KEPT_SECONDS: Final = 10.0
 """How long one is kept: a plan for tables that were empty is a bad one once they are full."""
 KEPT_MAX: Final = 100
-"""How many a connection keeps; what comes later is sent as it is."""
+"""How many a connection keeps; what comes later is sent as it is until one of them is due."""
 
 # Somebody else ends, or has, our statements: a pooler hands the server's session on, or a DISCARD was sent.
 _NOT_OURS_ALONE: Final = (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)
-# "cached plan must not change result type": a migration has changed a column's.
+# "cached plan must not change result type", since a migration has changed a column's; or the statement's own error.
 _OUTDATED: Final = errors.FeatureNotSupported
-_NUMBERS: Final = count()
-_PROCESS: Final = os.urandom(6).hex()
 _SHARED_SESSION: Final = (
-    "the server's session is not ours alone, so it keeps no statements for us from now on; "
+    "the server's session is not ours alone, so nothing is prepared in it from now on; "
     "behind a pooler of transactions set DATABASE_PGBOUNCER=true"
 )
 
@@ -43,37 +40,24 @@ _SHARED_SESSION: Final = (
 class Preparable(str):
     """A statement's text, and which of its parameters are others from one run to the next.
 
-    The rest become part of what is prepared, so that a plan may rest on them: on an index of the rows that wait, say.
+    It is a text, so that whoever sees statements sees this one and not its name. The other parameters become part of
+    what is prepared: a plan for all runs may rest on them, as on an index of the rows that wait.
     """
-
-    uses = 0
-    """How often it has been run on connections that do not keep it."""
-    name: str | None = None
-    """What connections call it, once one of them keeps it."""
-    call = ""
-    """What runs it under that name."""
 
     def __new__(cls, sql: str, parameters: Sequence[Any], changing: Iterable[int]) -> Preparable:
         return super().__new__(cls, sql)
 
     def __init__(self, sql: str, parameters: Sequence[Any], changing: Iterable[int]) -> None:
+        self.uses = 0
+        """How often it has been run on connections that did not keep it."""
+        # Nobody else's: a pooler may give us a session of others.
+        self.name = f"presgen_{os.urandom(8).hex()}"
         self._changing = tuple(changing)
-        self._parameters = list(parameters)
+        self.definition, self.fixed = f"PREPARE {self.name} AS {sql}", list(parameters)
         for number, place in enumerate(self._changing, 1):
-            self._parameters[place] = AsIs(f"${number}")
-
-    def named(self) -> str:
-        """Its name, which says nothing of it and is nobody else's: a pooler may give us a session of others."""
-        if self.name is None:
-            self.name = f"presgen_{_PROCESS}_{os.getpid()}_{next(_NUMBERS)}"
-            arguments = f"({', '.join(['%s'] * len(self._changing))})" if self._changing else ""
-            self.call = f"EXECUTE {self.name}{arguments}"
-        return self.name
-
-    def body(self, plain: Any) -> bytes:
-        """What is prepared, as a cursor of the driver's writes it."""
-        body: bytes = plain.mogrify(self, self._parameters)
-        return body
+            self.fixed[place] = AsIs(f"${number}")
+        arguments = f"({', '.join(['%s'] * len(self._changing))})" if self._changing else ""
+        self.call = f"EXECUTE {self.name}{arguments}"
 
     def changing(self, parameters: Sequence[Any]) -> list[Any]:
         """The parameters that the call takes."""
@@ -86,37 +70,34 @@ class PreparingConnection(ActingConnection):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.cursor_factory = PreparingCursor
-        self._kept: dict[str | None, float] = {}
-        """Until which moment of time.monotonic(), by name."""
+        self._kept: dict[str, float] = {}
+        """Until which moment of monotonic(), by name."""
 
-    def keeps(self, statement: Preparable) -> bool:
-        """Whether the server knows the statement; it is told of one that is due."""
-        until, now = self._kept.get(statement.name), time.monotonic()
+    def prepare(self, statement: Preparable) -> bool:
+        """Let the server know a statement that has been run often enough; tells whether it does."""
+        until, now = self._kept.get(statement.name), monotonic()
+        if until is not None and now < until:
+            return True
         if until is None:
             statement.uses += 1
-            if statement.uses <= USES_BEFORE or not self._has_room(now):
+            if statement.uses <= USES_BEFORE or not self._make_room(now):
                 return False
-        elif now < until:
-            return True
-        else:
-            self.forget(statement.name)
+        self.forget(statement.name)
         with cursor(self) as plain:
-            plain.execute(f"PREPARE {statement.named()} AS ".encode() + statement.body(plain))
+            plain.execute(statement.definition, statement.fixed)
         self._kept[statement.name] = now + KEPT_SECONDS
         return True
 
-    def forget(self, *names: str | None) -> None:
-        """Keep statements no longer."""
-        for name in names:
-            del self._kept[name]
-        with cursor(self) as plain:
-            plain.execute("; ".join(f"DEALLOCATE {name}" for name in names))
+    def forget(self, *names: str) -> None:
+        """Keep these statements no longer, where they are kept."""
+        known = [name for name in names if self._kept.pop(name, None) is not None]
+        if known:
+            with cursor(self) as plain:
+                plain.execute("; ".join(f"DEALLOCATE {name}" for name in known))
 
-    def _has_room(self, now: float) -> bool:
+    def _make_room(self, now: float) -> bool:
         if len(self._kept) >= KEPT_MAX:
-            due = [name for name, until in self._kept.items() if until <= now]
-            if due:
-                self.forget(*due)
+            self.forget(*[name for name, until in self._kept.items() if until <= now])
         return len(self._kept) < KEPT_MAX
 
 
@@ -126,24 +107,25 @@ class PreparingCursor(ActingCursor):
     connection: PreparingConnection
 
     def execute(self, query: Any, vars: Any = None) -> None:
-        if not isinstance(query, Preparable) or not self._may_prepare() or not self._execute_kept(query, vars):
+        if not isinstance(query, Preparable) or not self._may_prepare() or not self._execute_prepared(query, vars):
             super().execute(query, vars)
 
     def _may_prepare(self) -> bool:
         connection = self.connection
-        is_idle = connection.get_transaction_status() == TRANSACTION_STATUS_IDLE
-        return bool(is_idle and connection.autocommit and connection.database.keeps_statements)
+        if not connection.database.may_prepare or not connection.autocommit:  # or the driver would send a BEGIN
+            return False
+        return bool(connection.get_transaction_status() == TRANSACTION_STATUS_IDLE)
 
-    def _execute_kept(self, query: Preparable, parameters: Any) -> bool:
+    def _execute_prepared(self, query: Preparable, parameters: Any) -> bool:
         connection = self.connection
         try:
-            if connection.keeps(query):
+            if connection.prepare(query):
                 super().execute(query.call, query.changing(parameters))
                 return True
         except _OUTDATED:
-            with suppress(*_NOT_OURS_ALONE, KeyError):
+            with suppress(*_NOT_OURS_ALONE):
                 connection.forget(query.name)
         except _NOT_OURS_ALONE:
-            connection.database.keeps_statements = False
+            connection.database.may_prepare = False
             logger.warning(_SHARED_SESSION)
         return False

@@ -109,8 +109,8 @@ def with_many(ones: list[One], many: Iterable[Any], key: Any) -> list[One]:
 class Reading(Statement):
     """A statement whose rows are those of a model, and begin with its columns."""
 
-    def __init__(self, model: Any, query: Any, *, needs_session: bool = True, is_by_key: bool = False) -> None:
-        super().__init__(model, query, needs_session=needs_session, is_by_key=is_by_key)
+    def __init__(self, model: Any, query: Any, *, needs_session: bool = True, has_one_plan: bool = False) -> None:
+        super().__init__(model, query, needs_session=needs_session, has_one_plan=has_one_plan)
         self.read = reader_of(model)
 
     def instances(self, values: Values = NOTHING) -> list[Any]:

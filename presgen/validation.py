@@ -214,11 +214,11 @@ def between(low: float, high: float, message: str | None = None) -> Rule:
 
 def email(value: str) -> str:
     """A deliverable-looking address in lower case and normal form, its domain in Unicode and not looked up."""
-    import email_validator  # which takes longer to import than the rest
+    from email_validator import EmailNotValidError, validate_email
 
     try:
-        return lower(email_validator.validate_email(value, check_deliverability=False).normalized)
-    except email_validator.EmailNotValidError:
+        return lower(validate_email(value, check_deliverability=False).normalized)
+    except EmailNotValidError:
         raise ValidationError("Invalid email format", rule="email") from None
 
 

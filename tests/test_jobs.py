@@ -22,7 +22,7 @@ from presgen import (
     VoiceClone,
 )
 from presgen.clock import BACKOFF_BASE_SECONDS, BACKOFF_CAP_SECONDS
-from presgen.errors import ConstraintViolation
+from presgen.errors import ConstraintViolation, DatabaseBusy
 from presgen.models.reapable import REAP_LIMIT
 from presgen.validation import LONG_TEXT_MAX
 
@@ -529,6 +529,33 @@ def test_an_expired_lease_is_taken_back_by_the_next_claim(claimed: PresentationJ
     make_due()
     (again,) = PresentationJob.claim("w2")
     assert again.attempt == 2
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_a_claim_keeps_what_it_has_taken_when_another_lease_cannot_be_taken_back(
+    db: DatabaseManager,
+    claimed: PresentationJob,
+    enqueue: Enqueue,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    in_transaction: bool,
+) -> None:
+    expire_leases()
+    other = enqueue()
+
+    def refuse() -> int:
+        raise DatabaseBusy("not now")
+
+    monkeypatch.setattr(PresentationJob, "reap", refuse)
+    if in_transaction:
+        with pytest.raises(DatabaseBusy), db.transaction():
+            PresentationJob.claim("w2")
+        assert stored(other).status is JobStatus.PENDING
+    else:
+        assert PresentationJob.claim("w2") == [other]
+        assert "could not be taken back: not now" in caplog.text
+        with pytest.raises(DatabaseBusy):
+            PresentationJob.claim("w2")
 
 
 def test_a_job_that_kills_its_workers_ends_as_failed(job: PresentationJob) -> None:

@@ -236,6 +236,10 @@ PLACES: dict[str, Callable[[], bool]] = {
     "models/found.py, equalities: a comparison is an Expression of lhs, op and rhs": lambda: (
         ((User.name == "x").lhs, (User.name == "x").op, (User.name == "x").rhs) == (User.name, pw.OP.EQ, "x")
     ),
+    "models/found.py, _is_unique: an index knows its expressions, and whether it is unique": lambda: (
+        [[part.name for part in index._expressions] for index in VoiceClone._meta.fields_to_index() if index._unique]
+        == [["s3_path"]]
+    ),
     "context.py, Session: a connection in hand is a _ConnectionState": lambda: (
         set(vars(pw._ConnectionState())) == {"closed", "conn", "ctx", "transactions", "commit_callbacks"}
     ),

@@ -12,6 +12,7 @@ from fixtures.programs import run_in_step
 
 from presgen import DatabaseManager, JobStatus, PresentationJob, User, ValidationError, VoiceClone, Worker
 from presgen.compiled import Statement
+from presgen.models.chosen import update_chosen
 
 Fill = Callable[..., User]
 
@@ -116,7 +117,7 @@ def test_a_job_that_changes_while_it_is_ranked_is_looked_at_again(
 
 def claim_sql(options: dict[str, Any]) -> tuple[str, list[object]]:
     chosen, ctes = PresentationJob._due_by_owner("fair" in options, "max_per_owner" in options)
-    claim = Statement(PresentationJob, PresentationJob._claim_query(chosen, ctes))
+    claim = Statement(PresentationJob, update_chosen(PresentationJob, chosen, PresentationJob._taken(), ctes=ctes))
     return claim.sql, claim.parameters({"worker": "w1", "lease_seconds": 60.0, "limit": 1, **options})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any, Final
@@ -9,13 +10,14 @@ from typing import Any, Final
 import peewee as pw
 
 from ..clock import is_sqlite
-from ..compiled import Parameter, compiled
+from ..compiled import Parameter, Values, compiled
 from ..context import session
+from ..errors import PresgenError
 from ..rows import Reading
 from ..status import RUNNING, JobStatus
 from ..validation import argument, at_least, flag
 from .chosen import update_chosen
-from .fenced import DEFAULT_LEASE, in_seconds, log_after_commit
+from .fenced import DEFAULT_LEASE, in_seconds, log_after_commit, logger
 from .outcomes import leased, requeued
 from .written import Row
 
@@ -28,14 +30,15 @@ _ONE_AT_A_TIME: Final = "SELECT pg_advisory_xact_lock(hashtext('presgen.claim'),
 @compiled
 def _claim(model: Any, limit: int) -> Reading:
     """Each row ends with whether leases have expired. PostgreSQL plans for the limit, which is part of the text."""
-    claim, has_expired = model._claim_query(model._due(limit)), pw.fn.EXISTS(model._expired_query())
-    return Reading(model, claim.returning(*model._meta.sorted_fields, has_expired), is_by_key=True)
+    claim, has_expired = update_chosen(model, model._due(limit), model._taken()), pw.fn.EXISTS(model._expired_query())
+    return Reading(model, claim.returning(*model._meta.sorted_fields, has_expired), has_one_plan=True)
 
 
 @compiled
 def _claim_by_owner(model: Any, fair: bool, is_capped: bool) -> Reading:
     chosen, ctes = model._due_by_owner(fair, is_capped)
-    return Reading(model, model._claim_query(chosen, ctes).returning(*model._meta.sorted_fields))
+    claim = update_chosen(model, chosen, model._taken(), ctes=ctes)
+    return Reading(model, claim.returning(*model._meta.sorted_fields))
 
 
 class Claimable:
@@ -53,11 +56,11 @@ class Claimable:
     ) -> list[Any]:
         """Take up to `limit` due jobs into this worker's hand, most urgent first, for `lease` (seconds or timedelta).
 
-        Takes expired leases back as well. A job re-enters the stage that it had reached. With `fair`, owners with few
-        jobs running come before those with many, whatever the priorities. With `max_per_owner`, no claim that has the
-        option takes an owner above so many running jobs. On PostgreSQL a claim never waits for another worker's,
-        but for those with `max_per_owner`, of which there is one at a time; SQLite has one write lock, for which it
-        waits. Fair and capped claims read the whole queue.
+        Takes expired leases back as well: before a fair or capped claim, after any other. A job re-enters the stage
+        that it had reached. With `fair`, owners with few jobs running come before those with many, whatever the
+        priorities. With `max_per_owner`, no claim that has the option takes an owner above so many running jobs. On
+        PostgreSQL a claim never waits for another worker's, but for those with `max_per_owner`, of which there is one
+        at a time; SQLite has one write lock, for which it waits. Fair and capped claims read the whole queue.
         """
         worker = cls.worker.clean_value(worker)
         lease_seconds = in_seconds(lease, "lease")
@@ -65,22 +68,9 @@ class Claimable:
         if max_per_owner is not None:
             max_per_owner = argument(at_least(1), max_per_owner, "max_per_owner")
         fair = argument(flag, fair, "fair")
-        by_owner = fair or max_per_owner is not None
-        claim = _claim_by_owner(cls, fair, max_per_owner is not None) if by_owner else _claim(cls, limit)
         values = {"worker": worker, "lease_seconds": lease_seconds, "limit": limit, "max_per_owner": max_per_owner}
-        with session(cls._meta.database) as database, ExitStack() as stack:
-            if by_owner:
-                cls.reap()  # those that are back count no more
-            if max_per_owner is not None:
-                if not cls._due(1).exists():
-                    return []  # idle workers do not queue up for the lock
-                stack.enter_context(database.atomic())
-                if not is_sqlite(database):
-                    database.execute_sql(_ONE_AT_A_TIME)
-            rows, is_in_utc = claim.fetch(values)
-            if not by_owner and not (rows and not rows[0][-1]):
-                cls.reap()  # after the claim, since what is back is due later
-        jobs = claim.read(rows, is_in_utc=is_in_utc)
+        with session(cls._meta.database):
+            jobs = cls._take(values) if not fair and max_per_owner is None else cls._take_by_owner(fair, values)
         for job in jobs:
             job.lease_seconds = lease_seconds
             job.claim_token = (worker, job.attempt)
@@ -89,8 +79,35 @@ class Claimable:
         return sorted(jobs, key=lambda job: (-job.priority, job.run_at, job.id))
 
     @classmethod
-    def _claim_query(cls: Any, chosen: Any, ctes: tuple[Any, ...] = ()) -> Any:
-        return update_chosen(cls, chosen, cls._taken(), ctes=ctes)
+    def _take(cls: Any, values: Values) -> list[Any]:
+        claim = _claim(cls, values["limit"])
+        rows, is_in_utc = claim.fetch(values)
+        if not rows or rows[0][-1]:
+            cls._reap_after(rows)  # what is back is due later
+        return claim.read(rows, is_in_utc=is_in_utc)
+
+    @classmethod
+    def _reap_after(cls: Any, claimed: Sequence[Any]) -> None:
+        """Take expired leases back; jobs that are claimed already are the caller's, whatever comes of it."""
+        try:
+            cls.reap()
+        except (PresgenError, pw.PeeweeException) as error:
+            if not claimed or cls._meta.database.in_transaction():
+                raise
+            logger.warning("expired leases could not be taken back: %s", error)
+
+    @classmethod
+    def _take_by_owner(cls: Any, fair: bool, values: Values) -> list[Any]:
+        database, is_capped = cls._meta.database, values["max_per_owner"] is not None
+        cls.reap()  # before, since those that are back count no more
+        with ExitStack() as stack:
+            if is_capped:
+                if not cls._due(1).exists():
+                    return []  # idle workers do not queue up for the lock
+                stack.enter_context(database.atomic())
+                if not is_sqlite(database):
+                    database.execute_sql(_ONE_AT_A_TIME)
+            return _claim_by_owner(cls, fair, is_capped).instances(values)
 
     @classmethod
     def _taken(cls: Any) -> Row:

@@ -30,7 +30,7 @@ class _Change(Reading):
 
     def __init__(self, model: Any, row: Row, *conditions: Any) -> None:
         update = pw.ModelUpdate(model, model.touched(row)).where(model.id == Parameter("id"), *conditions)
-        super().__init__(model, update.returning(*model._meta.sorted_fields), is_by_key=True)
+        super().__init__(model, update.returning(*model._meta.sorted_fields), has_one_plan=True)
         self.fields = tuple(row)
 
 
@@ -62,12 +62,12 @@ def _undeletion(model: Any) -> _Change:
 @compiled
 def _look(model: Any) -> Statement:
     look = model.select(model.status, model.deleted_at).where(model.id == Parameter("id"))
-    return Statement(model, look, is_by_key=True)
+    return Statement(model, look, has_one_plan=True)
 
 
 @compiled
 def _history(event: Any) -> Reading:
-    return Reading(event, event.select().where(event.job == Parameter("job")).order_by(event.id), is_by_key=True)
+    return Reading(event, event.select().where(event.job == Parameter("job")).order_by(event.id), has_one_plan=True)
 
 
 class Controllable:

@@ -79,7 +79,7 @@ def _fenced_write(
 
 @compiled
 def _held(model: Any, claim: Shape) -> Reading:
-    return Reading(model, model.select().where(guarded(model, claim), model.status.in_(RUNNING)), is_by_key=True)
+    return Reading(model, model.select().where(guarded(model, claim), model.status.in_(RUNNING)), has_one_plan=True)
 
 
 class Fenced:

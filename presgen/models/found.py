@@ -19,9 +19,11 @@ _COMPARABLE: Final = (str, int, float, datetime)
 @compiled
 def _having(model: Any, wanted: Shape) -> Reading:
     query = model.select().where(guarded(model, wanted))
-    is_one = any(name == model._meta.primary_key.name for name, _ in wanted)
-    is_by_key = is_one or any(_is_unique(model, name) for name, _ in wanted)
-    return Reading(model, query if is_one else query.limit(1), needs_session=False, is_by_key=is_by_key)
+    names = [name for name, _ in wanted]
+    is_one = model._meta.primary_key.name in names
+    # The key alone: what else is compared would be of its column's type, and a number that is too large an error.
+    has_one_plan = len(names) == 1 and (is_one or _is_unique(model, names[0]))
+    return Reading(model, query if is_one else query.limit(1), needs_session=False, has_one_plan=has_one_plan)
 
 
 def _is_unique(model: Any, name: str) -> bool:

@@ -37,7 +37,7 @@ _Way = Callable[[Any], Any]
 @compiled
 def _insert(model: Any, given: Shape, or_nothing: bool) -> Reading:
     insert = pw.ModelInsert(model, model.timed(template(model, given))).returning(*model._meta.sorted_fields)
-    return Reading(model, insert.on_conflict(action="nothing") if or_nothing else insert, is_by_key=True)
+    return Reading(model, insert.on_conflict(action="nothing") if or_nothing else insert, has_one_plan=True)
 
 
 class Queueable:

@@ -23,7 +23,7 @@ LEASE_EXPIRED: Final = "the worker's lease expired: it crashed, hung or lost its
 
 @compiled
 def _expired(model: Any) -> Statement:
-    return Statement(model, model._expired_query().limit(1), is_by_key=True)
+    return Statement(model, model._expired_query().limit(1), has_one_plan=True)
 
 
 @compiled

@@ -74,7 +74,7 @@ class Write:
         self._read_back = read_back or [model._meta.primary_key]
         self._known = {field: value for field, value in row.items() if not isinstance(value, pw.Node)}
         query = pw.ModelInsert(model, row) if where is None else pw.ModelUpdate(model, row).where(where)
-        self._statement = Statement(model, query.returning(*self._read_back), is_by_key=True)
+        self._statement = Statement(model, query.returning(*self._read_back), has_one_plan=True)
 
     def run(self, given: Row, **values: Any) -> Row | None:
         """The row as it was written; `values` are those of the guard, and more. None if the guard lets none pass."""
