@@ -140,7 +140,7 @@ def fill(server: EmbeddedServer, name: str, jobs: int, *, with_sqlalchemy: bool)
 
 def _settle(connection: Any) -> None:
     connection.cursor().execute(_NEXT_IDS)
-    # VACUUM marks no page as visible to all while commits are on their way to the disk.
+    # With synchronous_commit off VACUUM would mark no page as visible to all before its commits are on the disk.
     connection.cursor().execute("CHECKPOINT")
     connection.cursor().execute("VACUUM ANALYZE")
 

@@ -45,18 +45,14 @@ def _first_page(bench: Bench, databases: Databases) -> Race:
         stack.callback(captured.close)
         captured.fetch_all()
         names = captured.names()
-        name = names.index("name")
-
-        def bare(_number: int) -> Any:
-            rows = captured.fetch_all()
-            for row in rows:
-                row[name]
-            return rows
-
         contenders = [
             Contender("presgen", ours, _shown, around=manager.session),
-            Contender("raw psycopg2", bare, lambda rows: _shown_tuples(rows, names)),
-            Contender("raw psycopg2, dicts", lambda _: captured.fetch_dicts(), _shown_dicts),
+            Contender(
+                "raw psycopg2",
+                lambda _: _having_read(names.index("name"), captured.fetch_all()),
+                lambda rows: _shown_tuples(rows, names),
+            ),
+            Contender("raw psycopg2, dicts", lambda _: _having_read("name", captured.fetch_dicts()), _shown_dicts),
         ]
         if bench.has("SQLAlchemy"):
             contenders.append(_sqlalchemy_page(stack, databases.sqlalchemy, "SQLAlchemy", skip=0))
@@ -159,6 +155,12 @@ def _sqlalchemy_voices(stack: ExitStack, url: str) -> Contender:
 
 def _with_names(jobs: list[Any]) -> list[tuple[Any, str]]:
     return [(job, job.owner.name) for job in jobs]
+
+
+def _having_read(name: Any, rows: list[Any]) -> list[Any]:
+    for row in rows:
+        row[name]
+    return rows
 
 
 def _shown(rows: list[tuple[Any, str]]) -> list[Any]:

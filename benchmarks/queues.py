@@ -168,7 +168,7 @@ def worker(bench: Bench) -> Iterator[Row]:
     """Worker and the loops of other queues with a task that does nothing, each in a process and a database of its own.
 
     What is timed is from the first call of the task until the last finish that the server has stored, for enough jobs
-    that how the loops start counts little.
+    that connections which are new, and jobs that were fetched ahead, count little.
     """
     urls = {"presgen": bench.databases(0).presgen}
     for peer in ("procrastinate", "pgqueuer"):

@@ -1,8 +1,8 @@
 """Single rows: save() of a new user and of a changed job, and a job by its id.
 
-"presgen" and "raw psycopg2" hold a connection. "SQLAlchemy" has a session for each request, as the specification's
-get_session() gives one, and stands against "presgen, by request", which takes a connection from its pool each
-time. "SQLAlchemy, held" keeps its session and does not expire what it commits.
+"presgen" and "raw psycopg2" hold a connection; presgen prepares on it what it runs often. "SQLAlchemy" has a session
+for each request, as the specification's get_session() gives one, and stands against "presgen, by request", which takes
+a connection from its pool each time. "SQLAlchemy, held" keeps its session and does not expire what it commits.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .peers import raw
 from .rounds import Contender, Race
 from .rows import Row, at_least, at_most
 
+PREPARED = "raw psycopg2, prepared"
 _STORED_USER = "SELECT name, split_part(email, '@', 1), password_hash, is_active FROM users WHERE id = %s"
 _STORED_JOB = "SELECT slides_count, updated_at > created_at FROM presentation_jobs WHERE id = %s"
 
@@ -156,6 +157,7 @@ def get(bench: Bench) -> Iterator[Row]:
             bench.report.grow("get by id", name, jobs, done.median(name))
     what = f"get by id, of {jobs:,} jobs"
     yield done.row(what, "raw psycopg2", at_most(1.3))
+    yield done.row(what, PREPARED, at_most())
     yield done.row(what, "SQLAlchemy", at_least(8), ours="presgen, by request")
     yield done.row(what, "SQLAlchemy, held", at_least())
     yield done.row(what, "Django", at_least())
@@ -177,15 +179,13 @@ def _gets(bench: Bench, jobs: int) -> Race:
         captured = raw.Captured(databases.presgen, manager.database, lambda: by_id(0))
         stack.callback(captured.close)
         captured.fetch_one()
-        shown = _of_job(plain.of_object)
+        shown, shown_bare = _of_job(plain.of_object), _of_job(plain.of_tuple(captured.names()))
+        captured.prepare()
         contenders = [
             Contender("presgen", by_id, shown, around=manager.session),
             Contender("presgen, by request", by_request, shown),
-            Contender(
-                "raw psycopg2",
-                lambda number: captured.fetch_one(ids[number % len(ids)]),
-                _of_job(plain.of_tuple(captured.names())),
-            ),
+            Contender("raw psycopg2", lambda number: captured.fetch_one(ids[number % len(ids)]), shown_bare),
+            Contender(PREPARED, lambda number: captured.fetch_prepared(ids[number % len(ids)]), shown_bare),
         ]
         if bench.has("SQLAlchemy"):
             contenders += _sqlalchemy_gets(stack, databases.sqlalchemy, ids)

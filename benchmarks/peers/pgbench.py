@@ -24,11 +24,11 @@ class Script:
     def of(cls, claim: list[Any], finish: list[Any], job_id: int, batch: int, cursor: Any) -> Script:
         """Of the statements of a claim, the last of which returns the jobs, and of what finished the job with that id.
 
-        Values are literals as in presgen's statements; the job's id alone becomes a variable.
+        Values are literals, also those that presgen's prepared statements take as parameters; the job's id alone is a
+        variable. What pgbench prepares it prepares once, and presgen anew from time to time.
         """
-        *before, last = (_literal(event, cursor) for event in claim)
-        lines = [f"{statement};" for statement in before]
-        lines.append(f"{last} \\{'gset' if batch == 1 else 'aset'}")  # aset keeps the last row, whose id is the highest
+        (taking,) = (_literal(event, cursor) for event in claim)
+        lines = [f"{taking} \\{'gset' if batch == 1 else 'aset'}"]  # aset keeps the last row, whose id is the highest
         for back in reversed(range(batch)):
             lines.append(f"\\set job :id - {back}")
             lines += [f"{_literal(event, cursor, job_id)};" for event in finish]

@@ -1,9 +1,14 @@
-"""psycopg2 without any library above it: the same statements that presgen sends, as a limit."""
+"""psycopg2 without any library above it: the statements that presgen sends, as a limit.
+
+They are sent as they are, but where they are said to be prepared.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+
+from psycopg2.extensions import AsIs
 
 from ..filling import connected
 
@@ -33,6 +38,16 @@ class Captured:
         """The first row of the first statement, with other values for its first parameters."""
         sql, params = self.statements[0]
         self.cursor.execute(sql, [*leading, *params[len(leading) :]])
+        return self.cursor.fetchone()
+
+    def prepare(self) -> None:
+        """Have the server keep the first statement, whose first parameter is another one each time."""
+        sql, params = self.statements[0]
+        self.cursor.execute(f"PREPARE bare AS {sql}", [AsIs("$1"), *params[1:]])
+
+    def fetch_prepared(self, value: Any) -> Any:
+        """The first row of the first statement, with another value for its first parameter."""
+        self.cursor.execute("EXECUTE bare(%s)", (value,))
         return self.cursor.fetchone()
 
     def fetch_all(self) -> list[Any]:
