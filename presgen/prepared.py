@@ -21,16 +21,22 @@ from .acting_cursor import ActingConnection, ActingCursor
 logger = logging.getLogger("database")
 
 USES_BEFORE: Final = 5
-"""How often a statement is run as it is, on whatever connections, before they keep it."""
+"""How often a connection runs a statement as it is, within KEPT_SECONDS, before it keeps it."""
 KEPT_SECONDS: Final = 10.0
 """How long one is kept: a plan for tables that were empty is a bad one once they are full."""
 KEPT_MAX: Final = 100
 """How many a connection keeps; what comes later is sent as it is until one of them is due."""
+COUNTED_MAX: Final = 1000
+"""Of how many statements a connection counts the runs, before it begins anew."""
 
-# Somebody else ends, or has, our statements: a pooler hands the server's session on, or a DISCARD was sent.
-_NOT_OURS_ALONE: Final = (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)
-# "cached plan must not change result type", since a migration has changed a column's; or the statement's own error.
-_OUTDATED: Final = errors.FeatureNotSupported
+# "cached plan must not change result type", since a migration has changed a column's, or what that makes of expressions
+# and parameters. Sent as it is, the statement tells whether the error is its own.
+_OUTDATED: Final = (
+    errors.FeatureNotSupported,
+    errors.DatatypeMismatch,
+    errors.UndefinedFunction,
+    errors.AmbiguousFunction,
+)
 _SHARED_SESSION: Final = (
     "the server's session is not ours alone, so nothing is prepared in it from now on; "
     "behind a pooler of transactions set DATABASE_PGBOUNCER=true"
@@ -48,8 +54,6 @@ class Preparable(str):
         return super().__new__(cls, sql)
 
     def __init__(self, sql: str, parameters: Sequence[Any], changing: Iterable[int]) -> None:
-        self.uses = 0
-        """How often it has been run on connections that did not keep it."""
         # Nobody else's: a pooler may give us a session of others.
         self.name = f"presgen_{os.urandom(8).hex()}"
         self._changing = tuple(changing)
@@ -58,6 +62,9 @@ class Preparable(str):
             self.fixed[place] = AsIs(f"${number}")
         arguments = f"({', '.join(['%s'] * len(self._changing))})" if self._changing else ""
         self.call = f"EXECUTE {self.name}{arguments}"
+
+    def __reduce__(self) -> Any:
+        return str, (str(self),)
 
     def changing(self, parameters: Sequence[Any]) -> list[Any]:
         """The parameters that the call takes."""
@@ -70,23 +77,28 @@ class PreparingConnection(ActingConnection):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.cursor_factory = PreparingCursor
+        # By name, with a moment of monotonic(): until which a statement is kept, and until which its runs are counted.
         self._kept: dict[str, float] = {}
-        """Until which moment of monotonic(), by name."""
+        self._runs: dict[str, tuple[int, float]] = {}
 
     def prepare(self, statement: Preparable) -> bool:
-        """Let the server know a statement that has been run often enough; tells whether it does."""
-        until, now = self._kept.get(statement.name), monotonic()
-        if until is not None and now < until:
+        """Let the server know a statement that is run often; tells whether it does."""
+        name, now = statement.name, monotonic()
+        if now < self._kept.get(name, 0.0):
             return True
-        if until is None:
-            statement.uses += 1
-            if statement.uses <= USES_BEFORE or not self._make_room(now):
-                return False
-        self.forget(statement.name)
-        with cursor(self) as plain:
+        if not self._is_run_often(name, now) or not self._make_room(now):
+            return False
+        self.forget(name)
+        with cursor(self) as plain, suppress(errors.DuplicatePreparedStatement):  # nobody else has one of that name
             plain.execute(statement.definition, statement.fixed)
-        self._kept[statement.name] = now + KEPT_SECONDS
+        self._kept[name] = now + KEPT_SECONDS
         return True
+
+    def distrust(self, statement: Preparable) -> None:
+        """Send a statement as it is until it is run often again: what found nothing may soon find much."""
+        self._runs.pop(statement.name, None)
+        if statement.name in self._kept:
+            self._kept[statement.name] = 0.0
 
     def forget(self, *names: str) -> None:
         """Keep these statements no longer, where they are kept."""
@@ -94,6 +106,15 @@ class PreparingConnection(ActingConnection):
         if known:
             with cursor(self) as plain:
                 plain.execute("; ".join(f"DEALLOCATE {name}" for name in known))
+
+    def _is_run_often(self, name: str, now: float) -> bool:
+        runs, until = self._runs.get(name, (0, 0.0))
+        if now >= until:
+            runs, until = 0, now + KEPT_SECONDS
+        if len(self._runs) >= COUNTED_MAX:
+            self._runs.clear()
+        self._runs[name] = runs + 1, until
+        return runs >= USES_BEFORE
 
     def _make_room(self, now: float) -> bool:
         if len(self._kept) >= KEPT_MAX:
@@ -107,8 +128,13 @@ class PreparingCursor(ActingCursor):
     connection: PreparingConnection
 
     def execute(self, query: Any, vars: Any = None) -> None:
-        if not isinstance(query, Preparable) or not self._may_prepare() or not self._execute_prepared(query, vars):
+        if not isinstance(query, Preparable) or not self._may_prepare():
             super().execute(query, vars)
+            return
+        if not self._execute_prepared(query, vars):
+            super().execute(query, vars)
+        if self.rowcount == 0:
+            self.connection.distrust(query)
 
     def _may_prepare(self) -> bool:
         connection = self.connection
@@ -123,9 +149,8 @@ class PreparingCursor(ActingCursor):
                 super().execute(query.call, query.changing(parameters))
                 return True
         except _OUTDATED:
-            with suppress(*_NOT_OURS_ALONE):
-                connection.forget(query.name)
-        except _NOT_OURS_ALONE:
+            connection.distrust(query)
+        except errors.InvalidSqlStatementName:
             connection.database.may_prepare = False
             logger.warning(_SHARED_SESSION)
         return False

@@ -558,6 +558,14 @@ def test_a_claim_keeps_what_it_has_taken_when_another_lease_cannot_be_taken_back
             PresentationJob.claim("w2")
 
 
+def test_a_claim_in_a_transaction_that_nobody_manages(db: DatabaseManager, job: PresentationJob) -> None:
+    with db.session() as database, database.manual_commit():
+        database.begin()
+        assert PresentationJob.claim("w1") == [job]
+        database.commit()
+    assert stored(job).worker == "w1"
+
+
 def test_a_job_that_kills_its_workers_ends_as_failed(job: PresentationJob) -> None:
     for _ in range(3):
         PresentationJob.reap()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
+import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -165,20 +167,44 @@ def test_the_plan_of_any_claim_rests_on_the_index_of_claimable_jobs(
     assert "idx_presentation_jobs_running" in plan("AS SELECT")
 
 
-def test_a_plan_for_an_empty_queue_is_not_kept_for_long(
-    session: DatabaseManager, monkeypatch: pytest.MonkeyPatch, user: User, voice: VoiceClone, at_once: None
+def claims_kept(db: DatabaseManager) -> list[int]:
+    """How often the kept claims have been run."""
+    return [uses for _, statement, uses in kept(db) if "SKIP LOCKED" in statement]
+
+
+def test_what_finds_nothing_is_planned_each_time(session: DatabaseManager, user: User, voice: VoiceClone) -> None:
+    """Or a queue that has been empty for long is read as a whole once it is full, by the plan for few rows."""
+    for _ in range(20):
+        assert PresentationJob.claim("w", 1) == []
+    assert claims_kept(session) == []
+    row = {"owner": user, "voice_clone": voice, "s3_pptx_path": "/x.pptx"}
+    PresentationJob.enqueue_many([row] * 20)
+    for _ in range(20):
+        assert len(PresentationJob.claim("w", 1)) == 1
+    assert claims_kept(session) == [20 - prepared.USES_BEFORE]
+    for _ in range(10):
+        assert PresentationJob.claim("w", 1) == []
+    assert claims_kept(session) == [20 - prepared.USES_BEFORE + 1]  # the first of them found nothing
+
+
+def test_only_what_is_run_often_is_kept_and_planned_anew_now_and_then(
+    session: DatabaseManager, user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(prepared, "monotonic", lambda: now[0])
-    monkeypatch.setattr(prepared, "KEPT_SECONDS", 10.0)
-    for _ in range(10):
-        assert PresentationJob.claim("w", 1) == []
-    before = {name: uses for name, statement, uses in kept(session) if "SKIP LOCKED" in statement}
-    assert list(before.values()) == [10]
-    now[0] = 11.0
-    assert PresentationJob.claim("w", 1) == []
-    after = {name: uses for name, statement, uses in kept(session) if "SKIP LOCKED" in statement}
-    assert after == dict.fromkeys(before, 1)  # it is a new one of the same name
+
+    def uses_after(seconds: float, runs: int) -> list[int]:
+        now[0] += seconds
+        for _ in range(runs):
+            assert User.get_by_id(user.id) == user
+        return [uses for _, statement, uses in kept(session) if "SELECT" in statement]
+
+    for _ in range(3):
+        assert uses_after(prepared.KEPT_SECONDS, 5) == []  # five in ten seconds are not often
+    assert uses_after(1, 3) == [3]
+    assert uses_after(prepared.KEPT_SECONDS - 1, 4) == [7]
+    assert uses_after(1, 5) == [7]  # as it is
+    assert uses_after(1, 1) == [1]  # anew
 
 
 def test_a_column_that_changes_its_type_ends_nothing(url: str, postgresql: str, at_once: None) -> None:
@@ -208,23 +234,53 @@ def test_an_error_that_looks_like_an_outdated_plan_is_the_statements_own(
         assert User.get_by_id(user.id).name == "Ada"
 
 
-@pytest.mark.parametrize("interference", ["DISCARD ALL", "DEALLOCATE ALL", "taken"])
+def test_what_the_server_knows_already_is_kept(session: DatabaseManager, user: User, at_once: None) -> None:
+    """As after an interrupt between its answer and our note of it."""
+    assert User.get_by_id(user.id) == user
+    session.database.connection()._kept.clear()
+    for _ in range(3):
+        assert User.get_by_id(user.id) == user
+    assert session.database.may_prepare
+    assert [uses for _, _, uses in kept(session)] == [4]
+
+
+def test_a_parameter_that_changes_its_type_ends_nothing(url: str, postgresql: str, at_once: None) -> None:
+    with DatabaseManager(url) as db, db.session():
+        user = User.create(name="Ada", password_hash="a")
+        user.password_hash = "b"
+        user.save()
+        elsewhere(
+            url,
+            "CREATE TYPE mood AS ENUM ('a', 'b', 'c');"
+            "ALTER TABLE users ALTER COLUMN password_hash TYPE mood USING password_hash::mood",
+        )
+        for value in "cac":
+            user.password_hash = value
+            user.save()
+        assert User.get_by_id(user.id).password_hash == "c"
+
+
+@pytest.mark.parametrize("interference", ["DISCARD ALL", "DEALLOCATE ALL"])
 def test_a_session_that_is_not_ours_alone_keeps_no_more(
     session: DatabaseManager, user: User, at_once: None, caplog: pytest.LogCaptureFixture, interference: str
 ) -> None:
-    """As behind a pooler of transactions that nobody told of: others' statements in our session, or ours in none."""
+    """As behind a pooler of transactions that nobody told of, where a statement finds another session than its own."""
     assert User.get_by_id(user.id) == user
-    if interference == "taken":
-        session.database.connection()._kept.clear()
-    else:
-        session.database.execute_sql(interference)
+    session.database.execute_sql(interference)
     caplog.set_level(logging.WARNING, logger="database")
     assert User.get_by_id(user.id) == user
     assert "DATABASE_PGBOUNCER" in caplog.text
     caplog.clear()
     User.create(name="Grace")
     assert caplog.text == ""
-    assert len(kept(session)) == (interference == "taken")
+    assert kept(session) == []
+
+
+def test_what_hooks_are_given_can_be_copied(session: DatabaseManager, user: User, statements: list[str]) -> None:
+    statements.clear()
+    User.get_by_id(user.id)
+    (statement,) = statements
+    assert pickle.loads(pickle.dumps(statement)) == copy.deepcopy(statement) == statement
 
 
 @pytest.mark.parametrize("settings", [{"pgbouncer": True}, {"pool_reset": "discard"}])

@@ -55,8 +55,12 @@ def log_job_status_change(job_id: int, old_status: JobStatus, new_status: JobSta
 
 
 def log_after_commit(database: Any, job_id: int, old_status: JobStatus, new_status: JobStatus) -> None:
-    """Log the change once it is certain: at once outside a transaction."""
-    database.after_commit(partial(log_job_status_change, job_id, old_status, new_status))
+    """Log the change once it is certain: at once outside a transaction, and in manual_commit()."""
+    log = partial(log_job_status_change, job_id, old_status, new_status)
+    if isinstance(database.top_transaction(), pw._manual):
+        log()  # nobody tells when that commits
+    else:
+        database.after_commit(log)
 
 
 def in_seconds(duration: timedelta | float, name: str, *, or_zero: bool = False) -> float:
