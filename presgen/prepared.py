@@ -22,7 +22,7 @@ logger = logging.getLogger("database")
 
 USES_BEFORE: Final = 5
 """How often a connection runs a statement as it is, within KEPT_SECONDS, before it keeps it."""
-KEPT_SECONDS: Final = 10.0
+KEPT_SECONDS: Final = 1.0
 """How long one is kept: a plan for tables that were empty is a bad one once they are full."""
 KEPT_MAX: Final = 100
 """How many a connection keeps; what comes later is sent as it is until one of them is due."""

@@ -48,13 +48,18 @@ def session(postgresql: str, db: DatabaseManager) -> Iterator[DatabaseManager]:
 
 
 @pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep statements from their first use on, and to the end."""
-    monkeypatch.setattr(prepared, "USES_BEFORE", 0)
+def for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count runs, and keep statements, to the end of the test."""
     monkeypatch.setattr(prepared, "KEPT_SECONDS", math.inf)
 
 
-def test_what_is_run_often_is_kept(session: DatabaseManager, user: User) -> None:
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch, for_good: None) -> None:
+    """Keep statements from their first use on, and to the end."""
+    monkeypatch.setattr(prepared, "USES_BEFORE", 0)
+
+
+def test_what_is_run_often_is_kept(session: DatabaseManager, user: User, for_good: None) -> None:
     get = User.get_by_id
     for _ in range(prepared.USES_BEFORE):
         get(user.id)
@@ -172,7 +177,9 @@ def claims_kept(db: DatabaseManager) -> list[int]:
     return [uses for _, statement, uses in kept(db) if "SKIP LOCKED" in statement]
 
 
-def test_what_finds_nothing_is_planned_each_time(session: DatabaseManager, user: User, voice: VoiceClone) -> None:
+def test_what_finds_nothing_is_planned_each_time(
+    session: DatabaseManager, user: User, voice: VoiceClone, for_good: None
+) -> None:
     """Or a queue that has been empty for long is read as a whole once it is full, by the plan for few rows."""
     for _ in range(20):
         assert PresentationJob.claim("w", 1) == []
@@ -200,11 +207,11 @@ def test_only_what_is_run_often_is_kept_and_planned_anew_now_and_then(
         return [uses for _, statement, uses in kept(session) if "SELECT" in statement]
 
     for _ in range(3):
-        assert uses_after(prepared.KEPT_SECONDS, 5) == []  # five in ten seconds are not often
-    assert uses_after(1, 3) == [3]
-    assert uses_after(prepared.KEPT_SECONDS - 1, 4) == [7]
-    assert uses_after(1, 5) == [7]  # as it is
-    assert uses_after(1, 1) == [1]  # anew
+        assert uses_after(prepared.KEPT_SECONDS, 5) == []  # five in a second are not often
+    assert uses_after(0.1, 3) == [3]
+    assert uses_after(prepared.KEPT_SECONDS - 0.1, 4) == [7]
+    assert uses_after(0.2, 5) == [7]  # as it is
+    assert uses_after(0.1, 1) == [1]  # anew
 
 
 def test_a_column_that_changes_its_type_ends_nothing(url: str, postgresql: str, at_once: None) -> None:
