@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from fixtures.tenants import Tenancy
 
@@ -229,6 +231,7 @@ def test_prepared_statements_see_what_is_of_who_acts_now(
     app: DatabaseManager, ada: int, bob: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepared, "USES_BEFORE", 0)
+    monkeypatch.setattr(prepared, "KEPT_SECONDS", math.inf)
     jobs = {}
     for user in (ada, bob):
         with app.acting_as(user):
@@ -236,8 +239,11 @@ def test_prepared_statements_see_what_is_of_who_acts_now(
     with app.session():
         for user in (ada, bob) * 7:
             with app.acting_as(user):
-                found = {owner for owner, job in jobs.items() if PresentationJob.get_or_none(id=job) is not None}
-                assert found == {user}
+                assert PresentationJob.get_by_id(jobs[user]).owner_id == user
+        kept = "SELECT generic_plans + custom_plans FROM pg_prepared_statements"
+        assert (14,) in app.database.execute_sql(kept).fetchall()
+        for user, other in ((ada, bob), (bob, ada)):
+            with app.acting_as(user):
+                assert PresentationJob.get_by_id(jobs[user]).owner_id == user
+                assert PresentationJob.get_or_none(id=jobs[other]) is None
         assert all(PresentationJob.get_or_none(id=job) is None for job in jobs.values())
-        uses = app.database.execute_sql("SELECT generic_plans + custom_plans FROM pg_prepared_statements").fetchall()
-        assert max(uses) == (30,)
