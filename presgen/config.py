@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import unicodedata
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
@@ -17,6 +17,8 @@ from .errors import ConfigurationError
 from .keyring import Keyring
 from .variables import READERS, flag, text
 
+# Control characters and surrogates.
+_NOT_PLAIN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _WEAK_SSLMODES: Final = ("disable", "allow", "prefer")
 # With `require` libpq checks the certificate's authority too, once there is a root certificate.
 _SSLMODES_THAT_CHECK: Final = ("require", "verify-ca", "verify-full")
@@ -258,7 +260,7 @@ def _url_from_parts(environ: Mapping[str, str]) -> str:
 
 def _is_plain_text(value: Any) -> bool:
     """Whether it can be given to libpq and the file system: no control characters, no lone surrogates."""
-    return isinstance(value, str) and not any(unicodedata.category(char) in ("Cc", "Cs") for char in value)
+    return isinstance(value, str) and _NOT_PLAIN.search(value) is None
 
 
 _VARIABLES: Final = {

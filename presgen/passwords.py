@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -95,6 +94,8 @@ def _spellings(password: Any) -> list[str]:
     """The normal form, then the text as it was typed, of which older hashes were made; none for what is no password."""
     if not isinstance(password, str) or not 0 < len(password) <= _INPUT_MAX_LENGTH:
         return []
+    import unicodedata  # here, as few processes see a password
+
     normal = unicodedata.normalize("NFKC", password)
     return list(dict.fromkeys((normal, password))) if len(normal) <= PASSWORD_MAX_LENGTH else []
 

@@ -43,7 +43,8 @@ class Reader:
         model, names, converters, has_own_init = self._model, self._names, self._converters, self._has_own_init
         moments = () if is_in_utc else self._moments
         has_listeners = bool(signals.pre_init._receiver_list)  # to ask for each row takes a tenth of the time
-        instances = []
+        instances: list[Any] = []
+        new, add = model.__new__, instances.append
         for row in rows:
             values = dict(zip(names, row))  # noqa: B905  # it may go on
             for name in moments:
@@ -57,11 +58,11 @@ class Reader:
             if has_own_init:
                 instance = _initialized(model, values)
             else:
-                instance = model.__new__(model)
+                instance = new(model)
                 instance.__data__, instance.__rel__, instance._dirty = values, {}, set()
                 if has_listeners:
                     signals.pre_init.send(instance)
-            instances.append(instance)
+            add(instance)
         return instances
 
     def with_other(

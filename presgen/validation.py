@@ -10,7 +10,6 @@ import math
 import operator
 import re
 import reprlib
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -224,6 +223,8 @@ def email(value: str) -> str:
 
 def lower(value: str) -> str:
     """Text in lower case and normal form C, which lower case can break: J with a caron is two characters, ǰ is one."""
+    import unicodedata  # here, as whoever writes no address needs none of its tables
+
     return unicodedata.normalize("NFC", value.lower())
 
 

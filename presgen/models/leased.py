@@ -110,7 +110,7 @@ class Leased(Fenced):
         """Finish the job with its video, measured values in `columns`."""
         cls = type(self)
         self._require_transition(JobStatus.COMPLETED)
-        measured = self._measured({"s3_video_path": cls.s3_video_path.clean_value(s3_video_path), **columns})
+        measured = {cls.s3_video_path: cls.s3_video_path.clean_value(s3_video_path), **self._measured(columns)}
         done = {cls.status: JobStatus.COMPLETED, cls.progress: 1.0, cls.error_message: None, **measured}
         self._write_or_record(done, into_status, measured)
 
