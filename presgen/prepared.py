@@ -95,7 +95,7 @@ class PreparingConnection(ActingConnection):
         return True
 
     def distrust(self, statement: Preparable) -> None:
-        """Send a statement as it is until it is run often again: what found nothing may soon find much."""
+        """Send a statement as it is until it is run often again: its plan may be for what no longer is."""
         self._runs.pop(statement.name, None)
         if statement.name in self._kept:
             self._kept[statement.name] = 0.0

@@ -58,7 +58,8 @@ def enqueue_many(user: User, voice: VoiceClone, count: int) -> None:
 
 
 def set_off(database: Any, settings: tuple[str, ...]) -> None:
-    """Take ways to plan away from this connection; one statement."""
+    """Take ways to plan away from this connection, which keeps no plan from before; one statement."""
+    database.may_prepare = False
     chosen = ", ".join(f"set_config('{setting}', 'off', false)" for setting in settings)
     database.execute_sql(f"SELECT {chosen or 'NULL'}")
 
