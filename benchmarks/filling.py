@@ -6,6 +6,7 @@ the three stages alike, or still pending. They belong to 1,000 users, each with 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,11 @@ _OVER = {
             started_at, completed_at, owner_id, voice_clone_id) FROM STDIN""",
     ),
 }
+_VACUUMS_MAX = 50
+_IS_SETTLED = """
+SELECT coalesce(bool_and(relallvisible > 0.99 * relpages - 1), true) FROM pg_class
+WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
+"""
 _NEXT_IDS = """
 SELECT setval(pg_get_serial_sequence('users', 'id'), (SELECT max(id) FROM users)),
     setval(pg_get_serial_sequence('voice_clones', 'id'), (SELECT max(id) FROM voice_clones)),
@@ -139,10 +145,17 @@ def fill(server: EmbeddedServer, name: str, jobs: int, *, with_sqlalchemy: bool)
 
 
 def _settle(connection: Any) -> None:
-    connection.cursor().execute(_NEXT_IDS)
-    # With synchronous_commit off VACUUM would mark no page as visible to all before its commits are on the disk.
-    connection.cursor().execute("CHECKPOINT")
-    connection.cursor().execute("VACUUM ANALYZE")
+    """Vacuum until the pages are marked as visible to all, which snapshots and commits on their way to the disk delay."""
+    cursor = connection.cursor()
+    cursor.execute(_NEXT_IDS)
+    cursor.execute("CHECKPOINT")
+    for _ in range(_VACUUMS_MAX):
+        cursor.execute("VACUUM ANALYZE")
+        cursor.execute(_IS_SETTLED)
+        if cursor.fetchone()[0]:
+            return
+        time.sleep(0.2)
+    raise RuntimeError("the tables do not settle: is there an old transaction?")
 
 
 def _line(*values: object) -> str:
