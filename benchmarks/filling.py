@@ -145,7 +145,7 @@ def fill(server: EmbeddedServer, name: str, jobs: int, *, with_sqlalchemy: bool)
 
 
 def _settle(connection: Any) -> None:
-    """Vacuum until the pages are marked as visible to all, which snapshots and commits on their way to the disk delay."""
+    """Vacuum until the pages are marked as visible to all, which a snapshot, or a commit on its way, delays."""
     cursor = connection.cursor()
     cursor.execute(_NEXT_IDS)
     cursor.execute("CHECKPOINT")
