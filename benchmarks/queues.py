@@ -82,18 +82,18 @@ def _work_off(jobs: int, batch: int) -> float:
 
 
 def _recorded(manager: DatabaseManager, batch: int) -> Script:
-    """The statements of a claim and of what finishes its jobs, as presgen sends them."""
+    """The statement of a claim and the one that finishes a job, as presgen sends them."""
     events: list[Any] = []
     _refill(manager.config.url, 2 * batch)
     for job in PresentationJob.claim("benchmark", batch):  # the first may do more
         job.complete(s3_video_path=VIDEO)
     manager.database.query_hooks.append(events.append)
     jobs = PresentationJob.claim("benchmark", batch)
-    claims = len(events)
     jobs[0].complete(s3_video_path=VIDEO)
     manager.database.query_hooks.remove(events.append)
     with cursor_on(manager.config.url) as cursor:
-        return Script.of(events[:claims], events[claims:], jobs[0].id, batch, cursor)
+        claim, finish = events
+        return Script.of(claim, finish, jobs[0].id, batch, cursor)
 
 
 def _laps(bench: Bench, subject: str, url: str, laps: dict[str, Lap]) -> Race:

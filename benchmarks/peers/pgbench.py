@@ -21,17 +21,17 @@ class Script:
     batch: int
 
     @classmethod
-    def of(cls, claim: list[Any], finish: list[Any], job_id: int, batch: int, cursor: Any) -> Script:
-        """Of the statements of a claim, the last of which returns the jobs, and of what finished the job with that id.
+    def of(cls, claim: Any, finish: Any, job_id: int, batch: int, cursor: Any) -> Script:
+        """Of the statement of a claim, which returns the jobs, and of the one that finished the job with that id.
 
         Values are literals, also those that presgen's prepared statements take as parameters; the job's id alone is a
         variable. What pgbench prepares it prepares once, and presgen anew from time to time.
         """
-        (taking,) = (_literal(event, cursor) for event in claim)
-        lines = [f"{taking} \\{'gset' if batch == 1 else 'aset'}"]  # aset keeps the last row, whose id is the highest
+        into = "gset" if batch == 1 else "aset"  # which keeps the last row, whose id is the highest
+        lines = [f"{_literal(claim, cursor)} \\{into}"]
         for back in reversed(range(batch)):
             lines.append(f"\\set job :id - {back}")
-            lines += [f"{_literal(event, cursor, job_id)};" for event in finish]
+            lines.append(f"{_literal(finish, cursor, job_id)};")
         return cls("\n".join(lines) + "\n", batch)
 
     def run(self, server: EmbeddedServer, url: str, folder: Path, mode: str, jobs: int, *, clients: int = 1) -> float:
